@@ -41,4 +41,6 @@ def key_data(key: Key) -> jax.Array:
 
 def typed_key(data: jax.Array, like: Key) -> jax.Array:
     """The typed key of stored `data`, of the same generator as `like`."""
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(like) if _is_typed(like) else None)
+    return jax.random.wrap_key_data(
+        data, impl=jax.random.key_impl(like) if _is_typed(like) else None
+    )
