@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kinopt
@@ -29,8 +29,8 @@ SCHEME = {
     "restitution": 1.0,
 }
 STATIC = tuple(name for name in SCHEME if name != "restitution")
-law = jax.jit(hard_law, static_argnames=STATIC)
-quick_law = jax.jit(hard_law, static_argnames=STATIC, compiler_options=QUICK)
+law = jax.jit(hard_law, static_argnames=STATIC, compiler_options=QUICK)
+draw = jax.jit(pair_directions, static_argnames=("features", "dtype"), compiler_options=QUICK)
 
 
 def layer(neurons, features, seed=0, spread=0.4):
@@ -49,7 +49,7 @@ def collide(w, g, c, seed=0, **scheme):
 def collide64(w, g, c, seed=0, **scheme):
     """g' and the stats in float64."""
     with jax.enable_x64(True):
-        after, stats = quick_law(w, g, jax.random.key(seed), c, **(SCHEME | scheme))
+        after, stats = law(w, g, jax.random.key(seed), c, **(SCHEME | scheme))
         assert after.dtype == jnp.float64
         return np.asarray(after), HardStats(*map(float, stats))
 
@@ -78,7 +78,7 @@ def by_the_paper(w, g, c, seed=0, combine="sum", dtype=jnp.float64, **scheme):
             for i, j in matching_of(neurons, seed):
                 partners[i], partners[j] = j, i
         i, j = np.triu_indices(neurons, 1)
-        n = pair_directions(key, jnp.asarray(i), jnp.asarray(j), features, dtype)
+        n = draw(key, jnp.asarray(i), jnp.asarray(j), features, dtype)
         directions = dict(zip(zip(i, j, strict=True), np.asarray(n), strict=True))
     return oracle.hard(
         w, g, c, lambda i, j: directions[i, j], combine=combine, partners=partners, **scheme
@@ -108,9 +108,7 @@ def test_agrees_with_the_paper_beyond_one_chunk_of_pairs():
     np.testing.assert_allclose(collide64(w, g, 1.0, distance="l2")[0], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("combine", "block_size"), [("sum", 1), ("sum", 3), ("sum", 100), ("metropolis", 3)]
-)
+@pytest.mark.parametrize(("combine", "block_size"), [("sum", 1), ("metropolis", 3)])
 def test_does_not_depend_on_the_block_size(combine, block_size):
     w, g = layer(7, 4)
     dense, dense_stats = collide64(w, g, 0.7, combine=combine)
@@ -143,7 +141,6 @@ def test_a_key_gives_one_result():
 class TestConservation:
     """Momentum always, energy where the scheme says so."""
 
-    @settings(max_examples=20, deadline=None)
     @given(
         seed=st.integers(0, 2**32 - 1),
         combine=st.sampled_from(COMBINE),
@@ -192,7 +189,7 @@ class TestConservation:
         rises = 0
         for combine, seed in itertools.product(("sum", "metropolis"), range(3)):
             w, g = np.float32(layer(8, 4, seed))
-            keys = jax.random.split(jax.random.key(seed), 400)
+            keys = jax.random.split(jax.random.key(seed), 200)
             ratios = collide_many(w, g, keys, 0.8, combine=combine)[1].energy_ratio
             error = np.std(ratios, ddof=1) / np.sqrt(len(ratios))
             if combine == "metropolis":
@@ -221,13 +218,13 @@ def test_mean_and_covariance_of_the_scattering(scatter, combine):
     w[5] += 20  # out of everybody's reach
     scheme = {"combine": combine, "restitution": 0.8}
     with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(1), 4000)
+        keys = jax.random.split(jax.random.key(1), 2000)
         after = np.asarray(collide_many(w, g, keys, 0.7, scatter=scatter, **scheme)[0])
     mean, accepted = by_the_paper(w, g, 0.7, combine=combine, distance="rms", restitution=0.0)
     laplacian, degree = noise_laplacian(g, accepted, **scheme)
     assert 3 < degree.sum() / 2 < 10, "neither an empty nor a complete graph"
     noise = after - mean
-    np.testing.assert_array_equal(after[:, degree == 0], np.broadcast_to(g[5], (4000, 1, 3)))
+    np.testing.assert_array_equal(after[:, degree == 0], np.broadcast_to(g[5], (2000, 1, 3)))
     np.testing.assert_allclose(noise.sum(axis=1), 0, atol=1e-13)
 
     samples = noise.reshape(len(noise), -1)
@@ -238,7 +235,7 @@ def test_mean_and_covariance_of_the_scattering(scatter, combine):
     error = products.std(axis=0, ddof=1) / np.sqrt(len(samples))
     expected = np.kron(laplacian, np.eye(3))
     assert np.all(np.abs(products.mean(axis=0) - expected) <= 5 * error + 1e-7)
-    assert np.all(error.diagonal() <= 0.05 * expected.diagonal()), "too few samples to tell"
+    assert np.all(error.diagonal() <= 0.07 * expected.diagonal()), "too few samples to tell"
 
 
 class TestIdentities:
@@ -329,6 +326,25 @@ class TestAcceptance:
             assert stats.accepted_fraction == pytest.approx(len(accepted) / 21)
             np.testing.assert_allclose(after, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
+    @pytest.mark.xfail(reason="float32 Gram distances below 1e-3 of the largest", strict=True)
+    @pytest.mark.parametrize("combine", ["sum", "metropolis"])
+    def test_one_accepts_slow_pairs_beside_a_fast_neuron(self, combine):
+        """A gradient 1e4 times the others must not stop the others from colliding at c = 1."""
+        w, g = np.float32(layer(7, 4))
+        g[0] *= 1e4
+        assert collide(w, g, 1.0, combine=combine)[1].accepted_fraction == 1
+
+    @pytest.mark.xfail(reason="float32 Gram distances below 1e-3 of the largest", strict=True)
+    @pytest.mark.parametrize("combine", ["sum", "metropolis"])
+    def test_distances_inside_clusters_very_far_apart(self, combine):
+        """Neurons at distance 1 in clusters 3000 apart do not sit in one place."""
+        w, g = np.float32(layer(7, 4, spread=1.0))
+        w[4:] += 3e3
+        scheme = {"combine": combine, "distance": "rms"}
+        expected, _ = by_the_paper(w, g, 0.5, dtype=jnp.float32, **scheme)
+        after, _ = collide(w, g, 0.5, **scheme)
+        np.testing.assert_allclose(after, expected, rtol=0, atol=1e-4)
+
 
 class TestExtremes:
     """Zero rows and heads, dead neurons, norms whose squares leave float32."""
@@ -391,8 +407,9 @@ class TestExtremes:
         kernel, grads = (jnp.asarray(x.T, jnp.bfloat16) for x in layer(20, 30))
         wide_kernel, wide_grads = kernel.astype(jnp.float32), grads.astype(jnp.float32)
         transform = kinopt.hard_collision(0.9, combine="matching")
-        updates, _ = transform.update(grads, transform.init(kernel), kernel)
-        wide, _ = transform.update(wide_grads, transform.init(wide_kernel), wide_kernel)
+        update = jax.jit(transform.update, compiler_options=QUICK)
+        updates, _ = update(grads, transform.init(kernel), kernel)
+        wide, _ = update(wide_grads, transform.init(wide_kernel), wide_kernel)
         assert updates.dtype == jnp.bfloat16
         assert np.abs(wide - wide_grads).max() > 0.1
         disagree = np.mean(np.asarray(updates) != np.asarray(wide.astype(jnp.bfloat16)))
@@ -402,7 +419,6 @@ class TestExtremes:
 class TestSymmetries:
     """What must not matter: the order of neurons without scattering, the unit of g, the origin."""
 
-    @settings(max_examples=15, deadline=None)
     @given(
         seed=st.integers(0, 2**32 - 1),
         c=st.floats(0.3, 1),
@@ -416,7 +432,6 @@ class TestSymmetries:
         expected = collide64(w, g, c, **scheme)[0][order]
         np.testing.assert_allclose(permuted, expected, rtol=0, atol=1e-13)
 
-    @settings(max_examples=15, deadline=None)
     @given(
         seed=st.integers(0, 2**32 - 1),
         power=st.integers(-60, 60),
@@ -429,7 +444,6 @@ class TestSymmetries:
         of_scaled_g, _ = collide(w, factor * g, 0.8, combine=combine)
         np.testing.assert_array_equal(of_scaled_g, factor * after)
 
-    @settings(max_examples=10, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1), combine=st.sampled_from(COMBINE))
     def test_moving_frame(self, seed, combine):
         """Only differences matter: a common shift of w does nothing, one of g is carried along."""

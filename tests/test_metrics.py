@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.oracle as oracle
@@ -19,10 +19,12 @@ MEASURES = [
 ]
 
 
-@jax.jit
-def measure_all(w):
-    """All four numbers of a layer, in the order of `MEASURES`, compiled once for each shape."""
+def stacked(w):
+    """All four numbers of a layer, in the order of `MEASURES`."""
     return jnp.stack([measure(w) for measure in MEASURES])
+
+
+measure_all = jax.jit(stacked, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(*shape, seed=0):
@@ -65,6 +67,7 @@ def test_order_and_disorder():
     orthogonal = np.linalg.qr(normal(2000, neurons))[0].T
     random = normal(neurons, 2000)
     clusters = orthogonal[np.arange(neurons) % 4]
+    alike, orthogonal, random, clusters = map(jnp.asarray, (alike, orthogonal, random, clusters))
     assert metrics.entropy(alike) < 1e-4
     assert abs(metrics.entropy(orthogonal) - np.log(neurons)) < 1e-5
     assert np.log(neurons) - 0.01 < metrics.entropy(random) < np.log(neurons)
@@ -79,9 +82,8 @@ def test_order_and_disorder():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e30])
 def test_rows_of_any_norm(scale):
-    w = np.float32(normal(6, 8))
-    scaled = w.copy()
-    scaled[::2] *= np.float32(scale)
+    w = jnp.asarray(normal(6, 8), jnp.float32)
+    scaled = w.at[::2].multiply(scale)
     np.testing.assert_allclose(
         metrics.cosine_similarity(scaled), metrics.cosine_similarity(w), atol=1e-6
     )
@@ -105,14 +107,14 @@ def test_accumulates_in_float32(measure, dtype):
     np.testing.assert_array_equal(result, measure(w.astype(jnp.float32)))
 
 
-@pytest.mark.parametrize("measure", [metrics.cosine_similarity, measure_all])
+@pytest.mark.parametrize("measure", [metrics.cosine_similarity, stacked])
 def test_jit_and_vmap(measure):
     batch = jnp.asarray(normal(3, 6, 8), jnp.float32)
-    expected = np.stack([measure(w) for w in batch])
+    one = jax.jit(measure)
+    expected = np.stack([one(w) for w in batch])
     np.testing.assert_allclose(jax.jit(jax.vmap(measure))(batch), expected, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     lengths=st.lists(st.sampled_from([-1e3, -1.0, 1e-3, 1.0, 7.0]), min_size=5, max_size=5),
@@ -140,7 +142,7 @@ class TestReport:
     def test_one_row_for_each_layer(self):
         table = metrics.report(self.params)
         assert list(table) == ["body/kernel", "head/kernel"]
-        w = self.params["body"]["kernel"].T
+        w = jnp.asarray(self.params["body"]["kernel"].T)
         row = table["body/kernel"]
         assert row[:2] == w.shape
         np.testing.assert_allclose(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import kinopt
@@ -27,18 +27,22 @@ def layer(neurons, features, seed=0, condensed=0.0):
     return w + condensed * common[0], g + condensed * common[1]
 
 
-law = jax.jit(soft_law, static_argnames=("self_term", "normalize", "block_size"))
+law = jax.jit(
+    soft_law,
+    static_argnames=("self_term", "normalize", "block_size"),
+    compiler_options={"xla_backend_optimization_level": 0},  # it runs for a millisecond
+)
 
 
 def collide(w, g, c, **scheme):
     """g' in float32."""
-    return np.asarray(law(np.float32(w), np.float32(g), c, **scheme)[0])
+    return np.asarray(law(np.float32(w), np.float32(g), c, **(SCHEMES[0] | scheme))[0])
 
 
 def collide64(w, g, c, **scheme):
     """g' and the stats in float64."""
     with jax.enable_x64(True):
-        after, stats = law(jnp.asarray(w), jnp.asarray(g), c, **scheme)
+        after, stats = law(jnp.asarray(w), jnp.asarray(g), c, **(SCHEMES[0] | scheme))
         assert after.dtype == jnp.float64
         return np.asarray(after), stats
 
@@ -63,7 +67,7 @@ def test_rows_of_zeros(scheme):
 
 
 @every_scheme
-@pytest.mark.parametrize("block_size", [1, 3, 5, 100])
+@pytest.mark.parametrize("block_size", [1, 3])
 def test_does_not_depend_on_the_block_size(block_size, scheme):
     w, g = layer(7, 5, condensed=1.0)
     dense, dense_stats = collide64(w, g, 0.3, **scheme)
@@ -163,14 +167,13 @@ def test_rows_of_any_norm(scale, scheme):
         assert stats.energy_ratio == pytest.approx(ratio, rel=1e-4)
 
 
-@every_scheme
-def test_bfloat16_is_accumulated_in_float32(scheme):
+def test_bfloat16_is_accumulated_in_float32():
     """The transformation rounds once, at its end."""
     kernel, grads = (jnp.asarray(x.T, jnp.bfloat16) for x in layer(40, 300, condensed=0.3))
-    transform = kinopt.soft_collision(0.02, **scheme)
+    transform = kinopt.soft_collision(0.02)
     updates, _ = transform.update(grads, transform.init(kernel), kernel)
     assert updates.dtype == jnp.bfloat16
-    wide, _ = soft_law(kernel.T.astype(jnp.float32), grads.T.astype(jnp.float32), 0.02, **scheme)
+    wide, _ = law(kernel.T.astype(jnp.float32), grads.T.astype(jnp.float32), 0.02)
     disagree = np.mean(np.asarray(updates) != np.asarray(wide.T.astype(jnp.bfloat16)))
     assert disagree < 1e-3, "only ties may round differently"
 
@@ -180,7 +183,6 @@ class TestSymmetries:
 
     c = 0.2
 
-    @settings(max_examples=15, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1), scheme=st.sampled_from(SCHEMES))
     def test_permutation(self, seed, scheme):
         w, g = layer(6, 4, seed, condensed=1.0)
@@ -190,7 +192,6 @@ class TestSymmetries:
             permuted, collide64(w, g, self.c, **scheme)[0][order], rtol=0, atol=1e-13
         )
 
-    @settings(max_examples=15, deadline=None)
     @given(
         seed=st.integers(0, 2**32 - 1),
         scheme=st.sampled_from(SCHEMES),
@@ -204,7 +205,6 @@ class TestSymmetries:
         of_scaled_w, _ = collide64(factor * w, g, self.c, **scheme)
         np.testing.assert_allclose(of_scaled_w, after, rtol=0, atol=1e-13)
 
-    @settings(max_examples=10, deadline=None)
     @given(seed=st.integers(0, 2**32 - 1), scheme=st.sampled_from(SCHEMES))
     def test_rotation(self, seed, scheme):
         w, g = layer(6, 4, seed)
