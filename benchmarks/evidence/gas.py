@@ -41,9 +41,9 @@ v' = (v_i + v_j) / 2 + |v_i - v_j| n / 2 with independent v_i, v_j, n, and
 The statistics at equilibrium have exact reference values: particles spread evenly over the sphere
 of given momentum and energy. They are drawn and measured in the same way (`at_equilibrium`).
 
-The numbers of the paper are not at stake here, it has no such experiment: this is the check that
-the kernel is the one it claims to be. With `combine="sum"`, the paper's Eq. 8, it is not (energy
-explodes): a hard sphere meets one partner at a time.
+The paper has no such experiment: it is the check that its kernel is what it is said to be. With
+`combine="sum"`, the paper's Eq. 8, it is not, and energy explodes: a hard sphere meets one partner
+at a time.
 """
 
 import dataclasses
@@ -61,6 +61,7 @@ import optax
 import kinopt
 
 Acceptance = Literal["threshold", "hard sphere"]
+Combine = Literal["matching", "sum", "metropolis"]
 Start = Literal["beams", "equal speeds"]
 
 
@@ -73,9 +74,7 @@ class Settings:
     sweeps: int = 30  # applications of the collision law
     cells: int = 6  # of the histogram, for each of the three components
     coll_coef: float = 1.0  # c of the "threshold" rule
-    combine: Literal["matching", "sum", "metropolis"] = (
-        "matching"  # "sum" and "metropolis" are no gas: energy changes
-    )
+    combine: Combine = "matching"  # the others are no gas: they change the energy
     starts: tuple[Start, ...] = ("beams", "equal speeds")
     acceptances: tuple[Acceptance, ...] = ("threshold", "hard sphere")
     equilibria: int = 200  # boxes drawn from equilibrium for the reference values
