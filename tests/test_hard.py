@@ -131,6 +131,17 @@ def test_stats(combine):
     assert stats.max_abs_cosine == pytest.approx(np.max(cosines), rel=1e-12)
 
 
+def test_every_pair_is_as_likely_in_a_matching():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    i, j = map(np.asarray, jax.vmap(lambda key: random_matching(key, 5))(keys))
+    assert np.all(i < j)
+    disjoint = np.sort(np.concatenate([i, j], axis=1), axis=1)
+    assert np.all(np.diff(disjoint, axis=1) > 0)
+    counts = np.bincount(np.ravel(5 * i + j), minlength=25).reshape(5, 5)[np.triu_indices(5, 1)]
+    expected, error = 0.2 * 4000, np.sqrt(0.2 * 0.8 * 4000)  # 2 of 10 pairs
+    assert np.all(np.abs(counts - expected) < 5 * error)
+
+
 def test_a_key_gives_one_result():
     w, g = layer(7, 4)
     first, again, other = (collide64(w, g, 0.9, seed)[0] for seed in (0, 0, 1))
