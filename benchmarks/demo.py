@@ -1,0 +1,172 @@
+"""Do collisions help a small network to read digits?
+
+A network with two hidden layers learns scikit-learn's digits (or MNIST) with SGD and with AdamW,
+each plain, with soft and with hard collisions between the ten neurons of its classifier. The
+learning rates were tuned for the plain optimizers. Every method starts from the same weights and
+sees the same images in the same order, seed by seed, so the differences are paired.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import kinopt
+from benchmarks import data, picture
+from benchmarks.markdown import table_of
+from benchmarks.methods import METHODS, SPLIT_SEED, Settings, bases
+from benchmarks.models import MLP
+from benchmarks.progress import progress_bar
+from benchmarks.record import Row, latest
+from benchmarks.train import Training
+from benchmarks.tuning import tuned_rate
+
+__all__ = ["PRESETS", "Settings", "plot", "run", "table"]
+
+PRESETS = {
+    "smoke": Settings(num_seeds=2, num_steps=50),
+    "laptop": Settings(),
+    "paper": Settings(num_seeds=64),
+}
+
+
+def run(settings: Settings) -> Iterator[Row]:
+    """Trains every method; yields the rows of a base's methods as soon as they are complete.
+
+    The methods of one base take turns, a chunk of steps each, so that a change in the machine's
+    speed hits all of them. On Ctrl-C the rows of what was done so far are yielded before the
+    interruption goes on.
+    """
+    rates = {base.name: tuned_rate(base.name, settings.data) for base in bases()}
+    split = data.load(settings.data, SPLIT_SEED)
+    with progress_bar(settings.num_steps * len(METHODS), "training") as bar:
+        for base in bases():
+            rate = rates[base.name]
+            trainings: dict[str, Training] = {}
+            try:
+                _train_in_turns(base.name, rate, split, settings, trainings, bar)
+            except KeyboardInterrupt:
+                yield from _rows(base.name, rate, settings, trainings)
+                raise
+            yield from _rows(base.name, rate, settings, trainings)
+
+
+def _train_in_turns(
+    base: str,
+    rate: float,
+    split: data.Split,
+    settings: Settings,
+    trainings: dict[str, Training],
+    bar: tqdm,
+) -> None:
+    """Fills `trainings` with the methods of a base and trains them, a chunk at a time."""
+    for method in METHODS:
+        if method.base == base:
+            trainings[method.name] = Training(
+                MLP(settings.hidden),
+                split,
+                method.build,
+                rate,
+                settings.num_steps,
+                settings.batch_size,
+                settings.seeds,
+            )
+    turn = list(trainings.items())
+    while not all(training.finished for training in trainings.values()):
+        for name, training in turn:
+            bar.set_postfix_str(f", {name}")
+            bar.update(training.advance(settings.steps_between_tests))
+        turn.reverse()  # so that no method always follows the same one
+
+
+def _rows(
+    base: str, rate: float, settings: Settings, trainings: dict[str, Training]
+) -> Iterator[Row]:
+    """Rows of the methods of one base, up to the last step that all of them have done."""
+    num_tests = min((len(training.steps) for training in trainings.values()), default=0)
+    if num_tests == 0:
+        return
+    warm = slice(1, num_tests)  # the first chunk includes compilation
+    base_seconds = np.array(trainings[base].seconds[warm])
+    for name, training in trainings.items():
+        steps = training.steps[:num_tests]
+        seconds = np.array(training.seconds[warm])
+        heads = training.heads[num_tests - 1]
+        yield {
+            "data": settings.data,
+            "method": name,
+            "base": base,
+            "learning_rate": rate,
+            "finished": steps[-1] == settings.num_steps,
+            "steps": steps,
+            "test_accuracy": np.stack(training.accuracy[:num_tests], axis=1).round(5),
+            "mean_abs_cosine": np.mean(jax.vmap(kinopt.metrics.weight_correlation)(heads)),
+            "accepted_fraction": np.mean(training.accepted[:num_tests]),
+            "step_seconds": _median(seconds / np.diff(steps)),
+            "step_time_ratio": _median(seconds / base_seconds),
+            "head": heads[0].round(3),
+        }
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if values.size else float("nan")
+
+
+def table(rows: list[Row]) -> str:
+    """The last run's results, and how to read them."""
+    rows = latest(rows)
+    final = {row["method"]: 100 * np.array(row["test_accuracy"])[:, -1] for row in rows}
+    lines = [
+        [
+            row["method"],
+            f"{row['learning_rate']:g}",
+            _mean_and_error(final[row["method"]]),
+            _mean_and_error(final[row["method"]] - final[row["base"]], sign="+")
+            if row["method"] != row["base"]
+            else "",
+            f"{row['mean_abs_cosine']:.3f}",
+            _number(row["accepted_fraction"], ".1%"),
+            _number(row["step_time_ratio"], ".2f"),
+        ]
+        for row in rows
+    ]
+    header = [
+        f"{rows[0]['data']}",
+        "learning rate",
+        "test accuracy (%)",
+        "difference to plain",
+        "mean abs. cosine",
+        "pairs accepted",
+        "step time / plain",
+    ]
+    num_seeds = len(final[rows[0]["method"]])
+    steps = sorted({row["steps"][-1] for row in rows})
+    return (
+        f"{table_of(header, lines)}\n\n"
+        f"{num_seeds} paired seeds, after {' or '.join(map(str, steps))} steps. Errors are one "
+        "standard error over seeds, which vary initial weights and batches, not the test images. "
+        "Learning rates are tuned for the plain optimizers. Cosines are between the weights of "
+        "different neurons of the classifier, after training. A step trains all seeds at once, on "
+        "a network far smaller than most: the larger the network, the closer the ratio to 1."
+    )
+
+
+def _mean_and_error(values: np.ndarray, sign: str = "") -> str:
+    """Mean, and standard error where more than one value gives one."""
+    mean = f"{values.mean():{sign}.2f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def plot(rows: list[Row], folder: Path) -> list[Path]:
+    """Draws the last run to `folder`/demo.png."""
+    path = folder / "demo.png"
+    picture.draw(latest(rows)).savefig(path, dpi=110)
+    return [path]

@@ -1,0 +1,1 @@
+"""Questions of our own that decided a default or a design."""
