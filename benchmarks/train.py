@@ -5,6 +5,7 @@ compared seed by seed, and the spread between seeds cancels in the difference. A
 together (`vmap`), a chunk of steps at a time (`scan`), and every chunk is timed.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,11 +27,11 @@ Build = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
 
 
 class Carry(NamedTuple):
-    """What one seed carries from step to step; in a `Training` every leaf starts with the seeds."""
+    """What the seeds carry from step to step; every leaf starts with the seeds."""
 
     params: PyTree
     opt_state: PyTree
-    key: jax.Array
+    key: jax.Array  # [seeds], the optimizers' own keys
 
 
 def batch_order(num_images: int, num_steps: int, batch_size: int, seed: int) -> np.ndarray:
@@ -43,9 +44,13 @@ def batch_order(num_images: int, num_steps: int, batch_size: int, seed: int) -> 
 
 def accepted_fraction(opt_state: PyTree) -> jax.Array:
     """The share of pairs that collided in the last step; nan without hard collisions."""
-    stats = kinopt.collision_stats(opt_state).values()
-    accepted = [leaf.accepted_fraction for leaf in stats if leaf.accepted_fraction is not None]
-    return jnp.mean(jnp.stack(accepted)) if accepted else jnp.array(jnp.nan, jnp.float32)
+    try:
+        stats = kinopt.collision_stats(opt_state)
+    except ValueError:  # an optimizer without collisions
+        stats = {}
+    fractions = [leaf.accepted_fraction for leaf in stats.values()]
+    hard = [fraction for fraction in fractions if fraction is not None]
+    return jnp.mean(jnp.stack(hard)) if hard else jnp.array(jnp.nan, jnp.float32)
 
 
 class Training:
@@ -71,7 +76,8 @@ class Training:
         batch_size: int,
         seeds: list[int],
     ):
-        self.learning_rate = jnp.float32(learning_rate)
+        self._program = model, build
+        self._learning_rate = jnp.float32(learning_rate)
         self.num_steps = num_steps
         # What was measured after each chunk:
         self.steps: list[int] = []  # steps done so far
@@ -84,10 +90,11 @@ class Training:
         self._order = np.stack(
             [batch_order(num_images, num_steps, batch_size, seed) for seed in seeds]
         )
-        start, advance, judge = _programs(model, build)
-        self._advance, self._judge = advance, judge
-        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        self._carry = start(keys, self.learning_rate, self._images[:1])
+        params, keys = _start(model, tuple(seeds), self._images.shape[1:])
+        opt_state = jax.vmap(lambda p, key: _optimizer(build, learning_rate, key).init(p))(
+            params, keys
+        )
+        self._carry = Carry(params, opt_state, keys)
 
     def advance(self, num_steps: int) -> int:
         """Trains up to `num_steps` more steps, measures the time they took, and tests.
@@ -99,11 +106,18 @@ class Training:
         indices = jnp.asarray(self._order[:, done : done + num_steps])
         began = time.perf_counter()
         self._carry, accepted = jax.block_until_ready(
-            self._advance(self._carry, self.learning_rate, indices, self._images, self._labels)
+            _advance(
+                *self._program,
+                self._carry,
+                self._learning_rate,
+                indices,
+                self._images,
+                self._labels,
+            )
         )
         seconds = time.perf_counter() - began
-        params = self._carry.params
-        accuracy = np.asarray(self._judge(params, self._test_images, self._test_labels))
+        model, params = self._program[0], self._carry.params
+        accuracy = np.asarray(_accuracy(model, params, self._test_images, self._test_labels))
         # All together and last, so that an interruption seldom finds lists of different lengths.
         self.accuracy.append(accuracy)
         self.accepted.append(np.asarray(accepted))
@@ -118,20 +132,31 @@ class Training:
         return bool(self.steps) and self.steps[-1] == self.num_steps
 
 
-def _programs(model: linen.Module, build: Build) -> tuple[Callable, Callable, Callable]:
-    """The compiled start, advance and judge of all seeds together."""
+def _optimizer(build: Build, learning_rate, key) -> optax.GradientTransformationExtraArgs:
+    return optax.with_extra_args_support(build(learning_rate, key))
 
-    def optimizer(learning_rate, key):
-        return optax.with_extra_args_support(build(learning_rate, key))
 
-    def start(key, learning_rate, images):
-        init_key, optimizer_key = jax.random.split(key)
-        params = model.init(init_key, images)["params"]
-        state = optimizer(learning_rate, optimizer_key).init(params)
-        return Carry(params, state, optimizer_key)
+@functools.lru_cache(maxsize=1)
+def _start(model: linen.Module, seeds: tuple[int, ...], shape: tuple[int, ...]):
+    """Initial parameters and the optimizers' keys, the same for every optimizer."""
+    keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in seeds])
 
-    def advance(carry, learning_rate, indices, images, labels):
-        transformation = optimizer(learning_rate, carry.key)
+    # One seed after the other: compiling random numbers for all at once takes far longer.
+    @jax.jit
+    def init(keys):
+        return jax.lax.map(lambda key: model.init(key, jnp.zeros((1, *shape)))["params"], keys)
+
+    return init(keys[:, 0]), keys[:, 1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _advance(
+    model: linen.Module, build: Build, carry: Carry, learning_rate, indices, images, labels
+):
+    """Takes as many steps as `indices` has, [seeds, steps, batch]."""
+
+    def advance_one(carry, indices):
+        transformation = _optimizer(build, learning_rate, carry.key)
 
         def loss_of(params, index):
             logits = jnp.asarray(model.apply({"params": params}, images[index]))
@@ -147,12 +172,13 @@ def _programs(model: linen.Module, build: Build) -> tuple[Callable, Callable, Ca
         state, accepted = jax.lax.scan(step, (carry.params, carry.opt_state), indices)
         return Carry(*state, carry.key), accepted.mean()
 
-    def judge(params, images, labels):
+    return jax.vmap(advance_one)(carry, indices)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _accuracy(model: linen.Module, params: PyTree, images, labels):
+    def accuracy_one(params):
         logits = jnp.asarray(model.apply({"params": params}, images))
         return jnp.mean(logits.argmax(-1) == labels)
 
-    return (
-        jax.jit(jax.vmap(start, in_axes=(0, None, None))),
-        jax.jit(jax.vmap(advance, in_axes=(0, None, 0, None, None))),
-        jax.jit(jax.vmap(judge, in_axes=(0, None, None))),
-    )
+    return jax.vmap(accuracy_one)(params)
