@@ -78,7 +78,7 @@ METHODS = (
         "adamw",
         "adamw",
         lambda rate, key: optax.adamw(rate),
-        (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016),
+        (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064),
     ),
     Method("adamw + soft", "adamw", lambda rate, key: optax.chain(_soft(), optax.adamw(rate))),
     Method("adamw + hard", "adamw", lambda rate, key: optax.chain(_hard(key), optax.adamw(rate))),
