@@ -13,20 +13,21 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-import kinopt
 from benchmarks import data, picture
 from benchmarks.markdown import table_of
 from benchmarks.methods import METHODS, SPLIT_SEED, Settings, bases
 from benchmarks.models import MLP
+from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import Row, latest
 from benchmarks.train import Training
 from benchmarks.tuning import tuned_rate
+from kinopt.metrics import weight_correlation
 
 __all__ = ["PRESETS", "Settings", "plot", "run", "table"]
 
 PRESETS = {
-    "smoke": Settings(num_seeds=2, num_steps=50),
+    "smoke": Settings(num_seeds=2, num_steps=50, hidden=(32,)),
     "laptop": Settings(),
     "paper": Settings(num_seeds=64),
 }
@@ -101,12 +102,12 @@ def _rows(
             "learning_rate": rate,
             "finished": steps[-1] == settings.num_steps,
             "steps": steps,
-            "test_accuracy": np.stack(training.accuracy[:num_tests], axis=1).round(5),
-            "mean_abs_cosine": np.mean(jax.vmap(kinopt.metrics.weight_correlation)(heads)),
+            "test_accuracy": np.stack(training.accuracy[:num_tests], axis=1, dtype=float).round(5),
+            "mean_abs_cosine": np.mean(jax.vmap(weight_correlation)(heads)),
             "accepted_fraction": np.mean(training.accepted[:num_tests]),
             "step_seconds": _median(seconds / np.diff(steps)),
             "step_time_ratio": _median(seconds / base_seconds),
-            "head": heads[0].round(3),
+            "head": heads[0].astype(float).round(3),
         }
 
 
@@ -117,15 +118,13 @@ def _median(values: np.ndarray) -> float:
 def table(rows: list[Row]) -> str:
     """The last run's results, and how to read them."""
     rows = latest(rows)
-    final = {row["method"]: 100 * np.array(row["test_accuracy"])[:, -1] for row in rows}
+    differences = picture.final_differences(rows)
     lines = [
         [
             row["method"],
             f"{row['learning_rate']:g}",
-            _mean_and_error(final[row["method"]]),
-            _mean_and_error(final[row["method"]] - final[row["base"]], sign="+")
-            if row["method"] != row["base"]
-            else "",
+            mean_and_error(100 * np.array(row["test_accuracy"])[:, -1]),
+            "" if row["method"] == row["base"] else mean_and_error(differences[row["method"]], "+"),
             f"{row['mean_abs_cosine']:.3f}",
             _number(row["accepted_fraction"], ".1%"),
             _number(row["step_time_ratio"], ".2f"),
@@ -141,7 +140,7 @@ def table(rows: list[Row]) -> str:
         "pairs accepted",
         "step time / plain",
     ]
-    num_seeds = len(final[rows[0]["method"]])
+    num_seeds = len(rows[0]["test_accuracy"])
     steps = sorted({row["steps"][-1] for row in rows})
     return (
         f"{table_of(header, lines)}\n\n"
@@ -151,14 +150,6 @@ def table(rows: list[Row]) -> str:
         "different neurons of the classifier, after training. A step trains all seeds at once, on "
         "a network far smaller than most: the larger the network, the closer the ratio to 1."
     )
-
-
-def _mean_and_error(values: np.ndarray, sign: str = "") -> str:
-    """Mean, and standard error where more than one value gives one."""
-    mean = f"{values.mean():{sign}.2f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
 
 
 def _number(value: float | None, form: str) -> str:

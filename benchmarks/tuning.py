@@ -28,7 +28,7 @@ VALIDATION_FRACTION = 0.2
 TUNING_SEED = 99  # the demo's default is 0: other initial weights, other batches
 
 PRESETS = {
-    "smoke": Settings(num_seeds=2, num_steps=50, seed=TUNING_SEED),
+    "smoke": Settings(num_seeds=2, num_steps=50, hidden=(32,), seed=TUNING_SEED),
     "laptop": Settings(seed=TUNING_SEED),
 }
 
