@@ -39,16 +39,15 @@ class Split(NamedTuple):
 
 def split(images: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> Split:
     """Shuffles, and sets aside a `fraction` of every class for the test."""
-    train_images, test_images, train_labels, test_labels = train_test_split(
-        images, labels, test_size=fraction, random_state=seed, stratify=labels
-    )
+    parts = train_test_split(images, labels, test_size=fraction, random_state=seed, stratify=labels)
+    train_images, test_images, train_labels, test_labels = map(np.asarray, parts)
     return Split(train_images, train_labels, test_images, test_labels)
 
 
 def _digits(seed: int) -> Split:
-    digits = load_digits()
-    images = digits.images.astype(np.float32) / 16  # pixels are counts from 0 to 16
-    return split(images, digits.target.astype(np.int32), TEST_FRACTION, seed)
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    images = pixels.reshape(-1, 8, 8).astype(np.float32) / 16  # pixels are counts from 0 to 16
+    return split(images, labels.astype(np.int32), TEST_FRACTION, seed)
 
 
 def _mnist_5000(seed: int) -> Split:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from benchmarks.models import MLP
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import Row, latest
+from benchmarks.timing import median_ratio
 from benchmarks.train import Training
 from benchmarks.tuning import tuned_rate
 from kinopt.metrics import weight_correlation
@@ -77,7 +79,7 @@ def _train_in_turns(
     turn = list(trainings.items())
     while not all(training.finished for training in trainings.values()):
         for name, training in turn:
-            bar.set_postfix_str(f", {name}")
+            bar.set_postfix_str(name)
             bar.update(training.advance(settings.steps_between_tests))
         turn.reverse()  # so that no method always follows the same one
 
@@ -103,16 +105,12 @@ def _rows(
             "finished": steps[-1] == settings.num_steps,
             "steps": steps,
             "test_accuracy": np.stack(training.accuracy[:num_tests], axis=1, dtype=float).round(5),
-            "mean_abs_cosine": np.mean(jax.vmap(weight_correlation)(heads)),
+            "mean_abs_cosine": np.mean(jax.vmap(weight_correlation)(jnp.asarray(heads))),
             "accepted_fraction": np.mean(training.accepted[:num_tests]),
-            "step_seconds": _median(seconds / np.diff(steps)),
-            "step_time_ratio": _median(seconds / base_seconds),
+            "step_seconds": np.median(seconds / np.diff(steps)) if num_tests > 1 else None,
+            "step_time_ratio": list(median_ratio(seconds, base_seconds)),
             "head": heads[0].astype(float).round(3),
         }
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if values.size else float("nan")
 
 
 def table(rows: list[Row]) -> str:
@@ -126,8 +124,8 @@ def table(rows: list[Row]) -> str:
             mean_and_error(100 * np.array(row["test_accuracy"])[:, -1]),
             "" if row["method"] == row["base"] else mean_and_error(differences[row["method"]], "+"),
             f"{row['mean_abs_cosine']:.3f}",
-            _number(row["accepted_fraction"], ".1%"),
-            _number(row["step_time_ratio"], ".2f"),
+            _percent(row["accepted_fraction"]),
+            _ratio(row),
         ]
         for row in rows
     ]
@@ -147,13 +145,22 @@ def table(rows: list[Row]) -> str:
         f"{num_seeds} paired seeds, after {' or '.join(map(str, steps))} steps. Errors are one "
         "standard error over seeds, which vary initial weights and batches, not the test images. "
         "Learning rates are tuned for the plain optimizers. Cosines are between the weights of "
-        "different neurons of the classifier, after training. A step trains all seeds at once, on "
-        "a network far smaller than most: the larger the network, the closer the ratio to 1."
+        "different neurons of the classifier, after training. Ratios of step times are "
+        "medians of interleaved chunks, with 95 % intervals; a step trains all seeds of a network "
+        "far smaller than most, and the larger the network, the closer the ratio to 1."
     )
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _ratio(row: Row) -> str:
+    """The step-time ratio with its interval, as far as there were enough chunks for one."""
+    if row["method"] == row["base"] or None in row["step_time_ratio"]:
+        return ""
+    median, low, high = row["step_time_ratio"]
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
 def plot(rows: list[Row], folder: Path) -> list[Path]:

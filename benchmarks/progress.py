@@ -21,5 +21,6 @@ def progress_bar(total: int, title: str) -> tqdm:
         disable=_QUIET,
         leave=False,
         dynamic_ncols=True,
+        smoothing=0,  # the mean speed: compilation comes back with every optimizer
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} spent, {remaining} left{postfix}",
     )
