@@ -43,9 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         "Trains a network on real digits with and without collisions: a table and a picture.",
         "demo --data mnist --out mnist-output",
     )
-    demo.add_argument("--data", choices=["digits", "mnist"], default="digits", help="the images")
+    demo.add_argument(
+        "--data", choices=["digits", "mnist"], default="digits", help="the images; default: digits"
+    )
     demo.add_argument("--seeds", type=int, metavar="N", help="how many networks for each method")
-    demo.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="folder")
+    demo.add_argument(
+        "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="default: demo-output"
+    )
     demo.add_argument("--tune", action="store_true", help="tune the learning rates anew instead")
     _shared(demo, ["smoke", "laptop", "paper"])
     demo.set_defaults(command=_demo)
@@ -75,7 +79,9 @@ def _command(make, name: str | None, description: str | None, example: str, **mo
 
 
 def _shared(parser: argparse.ArgumentParser, presets: list[str]) -> None:
-    parser.add_argument("--preset", choices=presets, default="laptop", help="how much work")
+    parser.add_argument(
+        "--preset", choices=presets, default="laptop", help="how much work; default: laptop"
+    )
     parser.add_argument("--seed", type=int, help="another seed than the preset's")
     parser.add_argument(
         "--data-dir", metavar="DIR", help=f"folder of downloaded data sets; or set {DATA_VARIABLE}"

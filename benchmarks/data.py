@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 __all__ = ["DATA_SETS", "DATA_VARIABLE", "Split", "load", "read_idx", "split"]
 
@@ -39,12 +37,16 @@ class Split(NamedTuple):
 
 def split(images: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> Split:
     """Shuffles, and sets aside a `fraction` of every class for the test."""
+    from sklearn.model_selection import train_test_split  # slow to import: only where needed
+
     parts = train_test_split(images, labels, test_size=fraction, random_state=seed, stratify=labels)
     train_images, test_images, train_labels, test_labels = map(np.asarray, parts)
     return Split(train_images, train_labels, test_images, test_labels)
 
 
 def _digits(seed: int) -> Split:
+    from sklearn.datasets import load_digits
+
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     images = pixels.reshape(-1, 8, 8).astype(np.float32) / 16  # pixels are counts from 0 to 16
     return split(images, labels.astype(np.int32), TEST_FRACTION, seed)

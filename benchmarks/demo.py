@@ -152,7 +152,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+    return "" if value is None else f"{value:.2%}"
 
 
 def _ratio(row: Row) -> str:

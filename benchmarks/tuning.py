@@ -71,13 +71,14 @@ def _accuracy(base: Method, rate: float, split: data.Split, settings: Settings) 
 
 
 def tuned_rate(base: str, data_set: str, path: Path = RESULTS) -> float:
-    """The learning rate chosen for a base on a data set, last time it was tuned.
+    """The learning rate chosen for a base on a data set, last time it was tuned in earnest.
 
     Raises:
         LookupError: It never was.
     """
     for row in reversed(record.read(path)):
-        if (row["base"], row["data"], row["chosen"]) == (base, data_set, True):
+        found = (row["base"], row["data"]) == (base, data_set)
+        if found and row["chosen"] and row["preset"] != "smoke":
             return row["learning_rate"]
     raise LookupError(
         f"No learning rate was tuned for {base} on {data_set}: run "

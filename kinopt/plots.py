@@ -7,8 +7,11 @@ a window or changes Matplotlib's settings.
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+
+from kinopt.metrics import cosine_similarity
 
 try:
     from matplotlib.axes import Axes
@@ -53,16 +56,14 @@ def similarity_heatmap(
     Raises:
         ValueError: The weights are not a matrix.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.ndim != 2:
+    if np.ndim(weights) != 2:
         raise ValueError(
-            f"weights must have one row for each neuron, got shape {weights.shape}; reshape "
+            f"weights must have one row for each neuron, got shape {np.shape(weights)}; reshape "
             "a kernel with `kernel.reshape(-1, kernel.shape[-1]).T`."
         )
-    lengths = np.linalg.norm(weights, axis=1, keepdims=True)
-    directions = weights / np.where(lengths > 0, lengths, 1.0)
+    cosines = np.asarray(cosine_similarity(jnp.asarray(weights)))
     ax = _axes(ax)
-    image = ax.imshow(directions @ directions.T, cmap="RdBu_r", vmin=-1, vmax=1)
+    image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set(xlabel="neuron", ylabel="neuron")
     ax.spines[:].set_visible(False)
     if colorbar:

@@ -1,1 +1,1 @@
-"""Questions of our own that decided a default or a design."""
+"""One experiment for each question about what the methods really do."""

@@ -34,7 +34,7 @@ class Settings:
     num_neurons: int = 1000
     num_features: int = 2048
     num_step_turns: int = 100
-    num_layer_turns: int = 15
+    num_layer_turns: int = 11
     seed: int = 0
 
 
