@@ -163,8 +163,8 @@ def _ratio(row: Row) -> str:
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
-def plot(rows: list[Row], folder: Path) -> list[Path]:
+def plot(rows: list[Row], folder: Path) -> Path:
     """Draws the last run to `folder`/demo.png."""
     path = folder / "demo.png"
     picture.draw(latest(rows)).savefig(path, dpi=110)
-    return [path]
+    return path

@@ -10,6 +10,7 @@ from benchmarks.record import PROVENANCE, Row
 __all__ = ["build"]
 
 FOLDER = Path(__file__).parent
+MOST_LINES = 30  # of an experiment that has no table of its own
 HEAD = """# Results
 
 Built by `python -m benchmarks report` from the rows in [results](results). Every row carries its
@@ -33,13 +34,16 @@ def _section(name: str, results: Path) -> str:
     title, _, rest = experiments.describe(name).partition("\n\n")
     story = rest.partition("\n\n")[0]
     parts = [f"## {name}: {title}", story, table]
-    parts += [f"![{name}](results/{path.name})" for path in sorted(results.glob(f"{name}*.png"))]
+    picture = f"{name.rpartition('.')[2]}.png"
+    if (results / picture).exists():
+        parts.append(f"![{name}](results/{picture})")
     parts.append(_origin(record.latest(rows), name))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _plain_table(rows: list[Row]) -> str:
-    """All measured numbers and words of all rows; lists stay in the file."""
+    """The measured numbers and words of the last rows; lists stay in the file."""
+    rows = rows[-MOST_LINES:]
     names = [
         name
         for name, value in rows[-1].items()

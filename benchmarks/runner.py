@@ -52,6 +52,6 @@ def perform(
         table_path.write_text(text + "\n", encoding="utf-8")
         written.append(table_path)
     if hasattr(experiment, "plot"):
-        written += experiment.plot(rows, folder)
+        written.append(experiment.plot(rows, folder))
     print("Written: " + ", ".join(map(str, written)))
     return status
