@@ -7,8 +7,8 @@ Run `python -m benchmarks list` to see them. Every experiment is a module of the
 * `run(settings)`, which returns rows (dicts), or yields them, each as soon as it is measured;
 * optionally `table(rows)`, Markdown, and `plot(rows, folder)`, which returns the file it wrote.
 
-`run` yields what it measured; `table` and `plot` get these rows with their origin added, of this run
-or of all runs that are on record.
+`run` yields what it measured; `table` and `plot` get these rows with their origin added, of one run
+or of all that are on record.
 
 Nothing in `kinopt` imports this package.
 """

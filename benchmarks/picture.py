@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.record import Row
@@ -35,11 +36,10 @@ def draw(rows: list[Row]) -> Figure:
     groups = [[row for row in rows if row["base"] == base] for base in bases]
     most = max(map(len, groups))
     size = ((most + 2.6) * PANEL, (len(groups) + 0.25) * PANEL)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07, hspace=0.04))
     num_seeds = len(rows[0]["test_accuracy"])
     figure.suptitle(
-        f"Collisions between the class neurons of a {rows[0]['data']} classifier, "
-        f"{num_seeds} paired seeds",
+        f"Collisions between the class neurons: {rows[0]['data']}, {num_seeds} paired seeds",
         fontsize=13,
     )
     grid = figure.add_gridspec(len(groups), most + 1, width_ratios=[2.3, *([1] * most)])
