@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks import experiments
 from benchmarks.data import DATA_VARIABLE
+from benchmarks.experiments import UsageError
 from benchmarks.progress import set_quiet
 from benchmarks.report import build
 from benchmarks.runner import INTERRUPTED, perform
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, LookupError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -100,7 +101,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     if options.seeds is not None and options.seeds < 1:
-        raise ValueError(f"--seeds must be at least 1, got {options.seeds}.")
+        raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
     changes = {"data": options.data, "num_seeds": options.seeds}
     if options.tune:
         return _perform("tuning", options, RESULTS / "tuning.jsonl", options.out, changes)
@@ -122,13 +123,15 @@ def _perform(
     experiment = experiments.load(name)
     presets = experiment.PRESETS
     if options.preset not in presets:
-        raise ValueError(f"{name} has no preset {options.preset!r}; it has {', '.join(presets)}.")
+        raise UsageError(f"{name} has no preset {options.preset!r}; it has {', '.join(presets)}.")
+    if options.seed is not None and options.seed < 0:
+        raise UsageError(f"--seed must not be negative, got {options.seed}.")
     changes = {"seed": options.seed, **changes}
     changes = {field: value for field, value in changes.items() if value is not None}
     settings = presets[options.preset]
     unknown = changes.keys() - {field.name for field in dataclasses.fields(settings)}
     if unknown:
-        raise ValueError(f"{name} has no setting {', '.join(sorted(unknown))}.")
+        raise UsageError(f"{name} has no setting {', '.join(sorted(unknown))}.")
     settings = dataclasses.replace(settings, **changes)
     return perform(name, experiment, options.preset, settings, rows_path, folder)
 

@@ -6,10 +6,14 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["FAMILIES", "describe", "load", "names"]
+__all__ = ["FAMILIES", "UsageError", "describe", "load", "names"]
 
 FAMILIES = ("ko", "bbi", "speed", "evidence")
 FOLDER = Path(__file__).parent
+
+
+class UsageError(ValueError):
+    """What the user can put right; the command line prints it without a traceback."""
 
 
 def names() -> list[str]:
@@ -33,12 +37,12 @@ def load(name: str) -> ModuleType:
     """Imports an experiment.
 
     Raises:
-        ValueError: There is none of this name; the message lists the near ones.
+        UsageError: There is none of this name; the message lists the near ones.
     """
     known = names()
     if name not in known:
         near = difflib.get_close_matches(name, known, cutoff=0.4)
         near += [other for other in known if name in other and other not in near]
         hint = f"near it: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
-        raise ValueError(f"There is no experiment {name!r}; {hint}.")
+        raise UsageError(f"There is no experiment {name!r}; {hint}.")
     return importlib.import_module(f"benchmarks.{name}")

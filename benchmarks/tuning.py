@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data, record
+from benchmarks.experiments import UsageError
 from benchmarks.markdown import table_of
 from benchmarks.methods import SPLIT_SEED, Method, Settings, bases
 from benchmarks.models import MLP
@@ -74,13 +75,13 @@ def tuned_rate(base: str, data_set: str, path: Path = RESULTS) -> float:
     """The learning rate chosen for a base on a data set, last time it was tuned in earnest.
 
     Raises:
-        LookupError: It never was.
+        UsageError: It never was.
     """
     for row in reversed(record.read(path)):
         found = (row["base"], row["data"]) == (base, data_set)
         if found and row["chosen"] and row["preset"] != "smoke":
             return row["learning_rate"]
-    raise LookupError(
+    raise UsageError(
         f"No learning rate was tuned for {base} on {data_set}: run "
         f"`python -m benchmarks demo --tune --data {data_set}` first."
     )

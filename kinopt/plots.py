@@ -9,7 +9,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from kinopt.metrics import cosine_similarity
 
@@ -37,16 +36,14 @@ def _axes(ax: Axes | None) -> Axes:
     return pyplot.figure(layout="constrained").add_subplot()
 
 
-def similarity_heatmap(
-    weights: Float[Any, "neurons features"], ax: Axes | None = None, *, colorbar: bool = True
-) -> Axes:
+def similarity_heatmap(weights: Any, ax: Axes | None = None, *, colorbar: bool = True) -> Axes:
     """The cosine of every two neurons' weights: blue opposite, white orthogonal, red parallel.
 
     The picture of condensation in the kinetics paper's Figure 2. The scale is always -1 to 1, so
     that pictures compare.
 
     Args:
-        weights: One row for each neuron. A Flax kernel has neurons last: pass `kernel.T`.
+        weights: [N, D], one row for each neuron. A Flax kernel has neurons last: pass `kernel.T`.
         ax: Where to draw; None makes a new figure.
         colorbar: Whether to add the scale.
 
@@ -61,7 +58,7 @@ def similarity_heatmap(
             f"weights must have one row for each neuron, got shape {np.shape(weights)}; reshape "
             "a kernel with `kernel.reshape(-1, kernel.shape[-1]).T`."
         )
-    cosines = np.asarray(cosine_similarity(jnp.asarray(weights)))
+    cosines = np.asarray(cosine_similarity(jnp.asarray(weights, dtype=float)))
     ax = _axes(ax)
     image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
     ax.set(xlabel="neuron", ylabel="neuron")
@@ -72,15 +69,15 @@ def similarity_heatmap(
 
 
 def training_curves(
-    steps: Float[Any, " points"],
-    curves: Mapping[str, Float[Any, "seeds points"]],
+    steps: Any,
+    curves: Mapping[str, Any],
     ax: Axes | None = None,
 ) -> Axes:
     """Means over seeds, with a band of one standard error on either side.
 
     Args:
-        steps: Where the curves were measured.
-        curves: For each name in the legend, one row for each seed.
+        steps: [points], where the curves were measured.
+        curves: For each name in the legend [seeds, points], or [points] for a single seed.
         ax: Where to draw; None makes a new figure.
 
     Returns:

@@ -48,7 +48,7 @@ def test_every_base_has_a_tuned_rate_inside_its_grid():
         for base in bases():
             rate = tuning.tuned_rate(base.name, data_set)
             assert min(base.rates) < rate < max(base.rates)
-    with pytest.raises(LookupError, match="demo --tune"):
+    with pytest.raises(ValueError, match="demo --tune"):
         tuning.tuned_rate("sgd", "letters")
 
 
