@@ -5,6 +5,7 @@ Collisions part the neurons of a layer before a base optimizer moves them:
     optax.chain(kinopt.soft_collision(0.05), optax.adamw(1e-3))
 """
 
+from kinopt import metrics
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -21,6 +22,7 @@ __all__ = [
     "collision_stats",
     "hard_collision",
     "layer_mask",
+    "metrics",
     "soft_collision",
 ]
 

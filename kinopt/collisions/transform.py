@@ -301,15 +301,16 @@ def _collision(
         dtype = accumulator_dtype(w, g)
         ws, gs = (to_neurons(x.astype(dtype), leaf.axes) for x in (w, g))
 
-        def one(w: Neurons, g: Neurons, number: Array) -> tuple[Neurons, Array, Array]:
-            after, seen = law(w, g, None if key is None else jax.random.fold_in(key, number), c)
+        def one(w: Neurons, g: Neurons, key: Array | None) -> tuple[Neurons, Array, Array]:
+            after, seen = law(w, g, key, c)
             finite = jnp.all(jnp.isfinite(after))
             return jnp.where(finite, after, g), jnp.where(finite, jnp.stack(seen), 0), ~finite
 
         if len(ws) == 1:  # a vmap over one slice would still turn branches into selects
-            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], jnp.zeros((), jnp.int32)))
+            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], key))
         else:
-            after, seen, skipped = jax.vmap(one)(ws, gs, jnp.arange(len(ws)))
+            keys = None if key is None else jax.random.split(key, len(ws))
+            after, seen, skipped = jax.vmap(one)(ws, gs, keys)
         overall = jnp.where(_is_maximum(law_stats), jnp.max(seen, axis=0), jnp.mean(seen, axis=0))
         num_skipped = stats[-1] + jnp.sum(skipped)
         return (
