@@ -104,17 +104,21 @@ def _demo(options: argparse.Namespace) -> int:
         raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
     changes = {"data": options.data, "num_seeds": options.seeds}
     if options.tune:
-        return _perform("tuning", options, RESULTS / "tuning.jsonl", options.out, changes)
-    return _perform("demo", options, options.out / "demo.jsonl", options.out, changes)
+        return _perform("tuning", options, RESULTS / "tuning.jsonl", changes)
+    return _perform("demo", options, options.out / "demo.jsonl", changes, options.out / "demo.md")
 
 
 def _run(options: argparse.Namespace) -> int:
     path = options.out or RESULTS / f"{options.name}.jsonl"
-    return _perform(options.name, options, path, path.parent, {})
+    return _perform(options.name, options, path, {})
 
 
 def _perform(
-    name: str, options: argparse.Namespace, rows_path: Path, folder: Path, changes: dict[str, Any]
+    name: str,
+    options: argparse.Namespace,
+    rows_path: Path,
+    changes: dict[str, Any],
+    table_path: Path | None = None,
 ) -> int:
     """Runs an experiment with its preset's settings, changed as the command line says."""
     set_quiet(options.quiet)
@@ -133,7 +137,7 @@ def _perform(
     if unknown:
         raise UsageError(f"{name} has no setting {', '.join(sorted(unknown))}.")
     settings = dataclasses.replace(settings, **changes)
-    return perform(name, experiment, options.preset, settings, rows_path, folder)
+    return perform(name, experiment, options.preset, settings, rows_path, table_path)
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -16,7 +16,12 @@ INTERRUPTED = 130
 
 
 def perform(
-    name: str, experiment: ModuleType, preset: str, settings: Any, rows_path: Path, folder: Path
+    name: str,
+    experiment: ModuleType,
+    preset: str,
+    settings: Any,
+    rows_path: Path,
+    table_path: Path | None = None,
 ) -> int:
     """Runs one experiment and prints its table and where everything was written.
 
@@ -25,13 +30,12 @@ def perform(
         experiment: Its module.
         preset: The preset its settings come from.
         settings: Its settings.
-        rows_path: The file its rows are appended to.
-        folder: Where its table and pictures go.
+        rows_path: The file its rows are appended to; its picture goes beside it.
+        table_path: The file its table goes to; None prints it only.
 
     Returns:
         The exit status.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     origin = record.provenance(name, preset, settings)
     rows = []
     status = 0
@@ -48,10 +52,10 @@ def perform(
     if hasattr(experiment, "table"):
         text = experiment.table(rows)
         print(f"\n{text}\n")
-        table_path = folder / f"{name}.md"
-        table_path.write_text(text + "\n", encoding="utf-8")
-        written.append(table_path)
+        if table_path is not None:
+            table_path.write_text(text + "\n", encoding="utf-8")
+            written.append(table_path)
     if hasattr(experiment, "plot"):
-        written.append(experiment.plot(rows, folder))
+        written.append(experiment.plot(rows, rows_path.parent))
     print("Written: " + ", ".join(map(str, written)))
     return status

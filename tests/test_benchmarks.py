@@ -74,7 +74,7 @@ def test_every_experiment_has_the_same_shape(name):
 def test_an_experiment_may_return_a_list(tmp_path, capsys):
     experiment = made_up(lambda settings: [{"value": settings.seed}])
     path = tmp_path / "rows.jsonl"
-    assert runner.perform("made_up", experiment, "smoke", OneNumber(), path, tmp_path) == 0
+    assert runner.perform("made_up", experiment, "smoke", OneNumber(), path) == 0
     assert json.loads(path.read_text())["value"] == 3
     assert str(path) in capsys.readouterr().out
 
@@ -84,7 +84,7 @@ def test_an_interruption_before_the_first_row_says_so(tmp_path, capsys):
         raise KeyboardInterrupt
 
     path = tmp_path / "rows.jsonl"
-    status = runner.perform("made_up", made_up(run), "smoke", OneNumber(), path, tmp_path)
+    status = runner.perform("made_up", made_up(run), "smoke", OneNumber(), path)
     assert status == runner.INTERRUPTED
     assert "Nothing was written" in capsys.readouterr().out
     assert not path.exists()
