@@ -225,4 +225,4 @@ def _cosines(squared_distance: Array, length_i: Array, length_j: Array) -> Array
     """
     product = 2 * length_i * length_j
     numerator = length_i**2 + length_j**2 - squared_distance
-    return jnp.where(product > 0, numerator / jnp.where(product > 0, product, 1), 0).clip(-1, 1)
+    return jnp.where(product == 0, 0, numerator / jnp.where(product == 0, 1, product)).clip(-1, 1)

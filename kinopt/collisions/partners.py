@@ -64,7 +64,7 @@ def squared_distances(
     squares = jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(x * x, axis=1)
     difference = squares - 2 * product
     rounding = GRAM_ROUNDING * jnp.finfo(x.dtype).eps * squares
-    return jnp.where(difference > rounding, difference, 0)
+    return jnp.where(difference <= rounding, 0, difference)  # NaN stays NaN
 
 
 def closing_speeds(

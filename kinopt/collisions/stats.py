@@ -20,7 +20,7 @@ class CollisionState(NamedTuple):
     `num_skipped`; any other leaf has a zero. `collision_stats` reads it.
     """
 
-    count: Int[Array, ""]  # updates so far
+    count: Int[Array, ""]  # updates so far  # pyright: ignore[reportIncompatibleMethodOverride]
     key: UInt32[Array, " words"] | None  # raw data of the base key; None for a soft collision
     stats: PyTree  # of Float[Array, "fields"] or Float[Array, ""]
 

@@ -228,9 +228,10 @@ def _collision(
         ws, gs = (to_neurons(x.astype(dtype), leaf.axes) for x in (w, g))
 
         def one(w: Neurons, g: Neurons, key: Array | None) -> tuple[Neurons, Array, Array]:
-            after, seen = law(w, g, key, c)
-            finite = jnp.all(jnp.isfinite(after))
-            return jnp.where(finite, after, g), jnp.where(finite, jnp.stack(seen), 0), ~finite
+            after, stats = law(w, g, key, c)
+            seen = jnp.stack(stats)
+            finite = jnp.all(jnp.isfinite(after)) & jnp.all(jnp.isfinite(seen))
+            return jnp.where(finite, after, g), jnp.where(finite, seen, 0), ~finite
 
         if len(ws) == 1:  # a vmap over one slice would still turn branches into selects
             after, seen, skipped = (x[None] for x in one(ws[0], gs[0], key))
