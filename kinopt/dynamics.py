@@ -14,8 +14,9 @@ for and moves on, and the drift takes V half a step ahead, V + (dt/2) dTheta/dt 
 paper's step the momentum lags half a kick behind, so that each bounce adds half a kick downhill:
 that biases the density of V by an amount that does not fall with dt.
 
-All lines above are sums over the same two trees, Pi' = a Pi - k g for two scalars a and k. A step
-first finds |Pi'|^2, which tells whether everything is finite, and then writes Pi' and the update.
+The first three lines are one sum over two trees, Pi' = a Pi - k g, for two scalars a and k that are
+known beforehand, because |Pi|^2 is carried along. Their order costs nothing: a step sums up |g|^2,
+writes Pi' and the update, and sums up |Pi'|^2. It never reads the parameters.
 """
 
 import functools
@@ -74,6 +75,10 @@ INTEGRATORS = {
     "leapfrog": Integrator(0.5, 0.5, bounces_in_place=False, drifts_at_midpoint=True),
 }
 
+CANCELLATION = 1e-2
+"""|Pi - k g|^2 from inner products loses digits where it is small beside |Pi|^2 + k^2 |g|^2."""
+
+
 class Settings(NamedTuple):
     """What a descent is: the arguments of `kinopt.ecd`, checked. Numbers may be traced."""
 
@@ -128,6 +133,69 @@ def initial_state(settings: Settings, params: PyTree) -> ECDState:
     )
 
 
+class _Shell(NamedTuple):
+    """The energy shell at this step's position: scalars of shape []."""
+
+    potential: jax.Array  # V, which may be zero or negative
+    v: jax.Array  # V where it is above eps2, else 1: makes no NaN where it is not used
+    slope: jax.Array  # dV/dloss
+    energy: jax.Array  # E
+    momentum_sq: jax.Array  # q(V, E), what the energy asks |Pi|^2 to be; 0 where V > E
+    exceeded: jax.Array  # bool: V > E
+    reached: jax.Array  # bool: V <= eps2, nothing moves
+    f_min: jax.Array
+    bracket: brackets.Bracket | tuple
+
+
+def _potential(loss: Scalar, f_min: Scalar, power: Scalar) -> tuple[Scalar, Scalar]:
+    """V = (loss - f_min)^p and dV/dloss; at and below f_min, V = loss - f_min and no slope."""
+    gap = loss - f_min
+    positive = gap > 0
+    above = jnp.where(positive, gap, 1)
+    # x**1 need not be exactly x on every device.
+    v = jnp.where(power == 1, above, above**power)
+    slope = jnp.where(power == 1, 1, power * v / above)
+    return jnp.where(positive, v, gap), jnp.where(positive, slope, 0).astype(loss.dtype)
+
+
+def _shell(settings: Settings, state: ECDState, loss: Scalar, first: jax.Array) -> _Shell:
+    hamiltonian, dtype = settings.hamiltonian, loss.dtype
+    power = jnp.asarray(settings.objective_power, dtype)
+    extra_energy = jnp.asarray(settings.extra_energy, dtype)
+    # XLA flushes denormal numbers to zero, so 1e-40 would be no threshold at all in float32.
+    eps2 = jnp.maximum(jnp.asarray(settings.eps2, dtype), jnp.finfo(dtype).tiny).astype(dtype)
+    if settings.adapt_f_min:
+        start = jnp.where(first, loss, state.initial_value)
+        bracket, f_min = brackets.tighten(
+            state.bracket, state.f_min, loss, state.lowest_value, start + extra_energy, first
+        )
+    else:
+        bracket, f_min = (), jnp.asarray(settings.f_min, dtype)
+    potential, slope = _potential(loss, f_min, power)
+    v = jnp.where(potential > eps2, potential, 1)
+    if settings.adapt_f_min:
+        # The ceiling stays where it was, so the energy follows f_min (see kinopt.brackets).
+        v_start, _ = _potential(start, f_min, power)
+        energy = hamiltonian.start(jnp.where(v_start > eps2, v_start, v), extra_energy)
+    else:
+        energy = jnp.where(first, hamiltonian.start(v, extra_energy), state.energy)
+    energy = energy.astype(dtype)
+    momentum_sq = hamiltonian.momentum_sq(v, energy).astype(dtype)
+    # q = 0 where V > E: dH/dV and dH/dq are then those of a particle at rest, for Born-Infeld the
+    # same as with V clamped to E. At the first step only rounding can make V exceed E.
+    return _Shell(
+        potential=potential,
+        v=v,
+        slope=slope,
+        energy=energy,
+        momentum_sq=jnp.maximum(momentum_sq, 0),
+        exceeded=(momentum_sq < 0) & ~first,
+        reached=~(potential > eps2),
+        f_min=f_min,
+        bracket=bracket,
+    )
+
+
 def _wide(leaf) -> jnp.dtype:
     """The type in which the entries of a leaf are computed."""
     return jnp.promote_types(leaf.dtype, trees.accumulator_dtype(leaf))
@@ -145,22 +213,49 @@ def _combine(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
     return jax.tree.map(leaf, x, y)
 
 
-def _potential(loss: Scalar, f_min: Scalar, power: Scalar) -> tuple[Scalar, Scalar]:
-    """V = (loss - f_min)^p and dV/dloss; at and below f_min, V = loss - f_min and no slope."""
-    gap = loss - f_min
-    positive = gap > 0
-    above = jnp.where(positive, gap, 1)
-    # x**1 need not be exactly x on every device.
-    v = jnp.where(power == 1, above, above**power)
-    slope = jnp.where(power == 1, 1, power * v / above)
-    return jnp.where(positive, v, gap), jnp.where(positive, slope, 0).astype(loss.dtype)
-
-
 def _largest_momentum(momentum: PyTree, dtype) -> float:
     """|Pi| up to which |Pi|^2 keeps clear of overflow in `dtype`, and Pi in its own types."""
     floating = [leaf for leaf in jax.tree.leaves(momentum) if trees.is_floating(leaf)]
     entries = [float(jnp.finfo(leaf.dtype).max) / 2 for leaf in floating]
     return min([float(jnp.finfo(dtype).max) ** 0.5 / 2, *entries])
+
+
+def _kicked_sq(
+    momentum: PyTree, momentum_sq: Scalar, kick: Scalar, gradient: PyTree, gradient_sq: Scalar
+) -> Scalar:
+    """|Pi - kick g|^2, from inner products where that is accurate: they are quicker."""
+    projected = trees.inner(momentum, gradient).astype(momentum_sq.dtype)
+    scale = momentum_sq + kick**2 * gradient_sq
+    expanded = scale - 2 * kick * projected
+    return jax.lax.cond(
+        expanded > CANCELLATION * scale,
+        lambda: expanded,
+        lambda: trees.squared_norm(
+            _combine(jnp.ones_like(kick), momentum, -kick, gradient)
+        ).astype(expanded.dtype),
+    )
+
+
+def _draw(settings: Settings, state: ECDState, draws: jax.Array, keep, pull, gradient, mix):
+    """Pi, or where `draws`: keep (Pi - pull g) + mix N with N standard normal.
+
+    Under `vmap`, `cond` becomes `select`, which runs both sides; the loop inside still draws only
+    when some member does.
+    """
+    key = jax.random.fold_in(typed_key(state.key, settings.key), state.count)
+
+    def add_noise(carry):
+        _, base = carry
+        noise = trees.random_normal(key, base)
+        if keep is not None:
+            kicked = _combine(keep, base, -keep * pull, gradient)
+            noise = _combine(jnp.ones_like(mix), kicked, mix, noise)
+        return jnp.zeros((), bool), jax.tree.map(lambda x, like: x.astype(like.dtype), noise, base)
+
+    def drawn():
+        return jax.lax.while_loop(lambda carry: carry[0], add_noise, (draws, state.momentum))[1]
+
+    return jax.lax.cond(draws, drawn, lambda: state.momentum)
 
 
 def step(
@@ -174,181 +269,137 @@ def step(
       state: what the last step left.
       loss: the loss at the parameters, shape [].
     """
-    scheme, conserve, hamiltonian = (
-        settings.integrator,
-        settings.conserve_energy,
-        settings.hamiltonian,
-    )
+    hamiltonian, scheme = settings.hamiltonian, settings.integrator
     dtype = state.energy.dtype
-    number = lambda x: jnp.asarray(x, dtype)  # noqa: E731
     loss = loss.astype(dtype)
     rate = settings.learning_rate
-    dt = number(rate(state.count) if callable(rate) else rate)
-    extra_energy, power = number(settings.extra_energy), number(settings.objective_power)
-    eps1 = number(settings.eps1)
-    # XLA flushes denormal numbers to zero, so 1e-40 would be no threshold at all in float32.
-    eps2 = jnp.maximum(number(settings.eps2), number(jnp.finfo(dtype).tiny))
+    dt = jnp.asarray(rate(state.count) if callable(rate) else rate, dtype)
+    eps1 = jnp.asarray(settings.eps1, dtype)
     first = ~jnp.isfinite(state.initial_value)
-    initial_value = jnp.where(first, loss, state.initial_value)
 
-    # Potential and energy.
-    if settings.adapt_f_min:
-        bracket, f_min = brackets.tighten(
-            state.bracket, state.f_min, loss, state.lowest_value, initial_value + extra_energy, first
-        )
-    else:
-        bracket, f_min = (), number(settings.f_min)
-    potential, slope = _potential(loss, f_min, power)
-    v = jnp.where(potential > eps2, potential, 1)  # a number that makes no NaN where it is not used
-    if settings.adapt_f_min:
-        # The ceiling stays, so the energy follows f_min (see kinopt.brackets).
-        v0, _ = _potential(initial_value, f_min, power)
-        energy = hamiltonian.start(jnp.where(v0 > eps2, v0, v), extra_energy).astype(dtype)
-    else:
-        energy = jnp.where(first, hamiltonian.start(v, extra_energy), state.energy).astype(dtype)
-    shell = hamiltonian.momentum_sq(v, energy).astype(dtype)  # |Pi|^2 that the energy asks for
-    target = jnp.maximum(shell, 0)
-    # Also halted: a momentum too large for its type. For Born-Infeld that is V < 4 E^2/max.
-    limit = number(_largest_momentum(state.momentum, dtype))
-    halted = ~(potential > eps2) | ~(jnp.sqrt(target) < limit)
-    moving = ~halted
-    # Rounding can make V exceed E at the first step, where they are equal.
-    clamped = (shell < 0) & ~first & moving
+    # One pass over the gradient tells whether all of it is finite, before anything is written.
+    gradient_sq = trees.squared_norm(gradient).astype(dtype)
+    good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
+    shell = _shell(settings, state, loss, first)
+    length = jnp.sqrt(shell.momentum_sq)
+    force = force_factor(hamiltonian, shell.v, shell.momentum_sq).astype(dtype) * shell.slope
+    kick = dt * force
+    # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max.
+    longest = length + jnp.abs(kick) * jnp.sqrt(gradient_sq)
+    halted = shell.reached | ~(longest < _largest_momentum(state.momentum, dtype))
+    moving = good & ~halted
+    clamped = moving & shell.exceeded
+    kick = jnp.where(moving, kick, 0)
 
-    # At V > E, target = 0 makes dH/dV and dH/dq those of a particle at rest: V clamped to E.
-    force = force_factor(hamiltonian, v, target).astype(dtype) * slope
-    kick = jnp.where(halted, 0, dt * force)
-    after = scheme.kick_after * kick
-    before = jnp.where(first, 0, scheme.kick_before * kick)
-
-    # Does this step bounce?
-    due = tuple(rule.due(counters) for rule, counters in zip(settings.rules, state.counters))
+    due = tuple(
+        rule.due(counters)
+        for rule, counters in zip(settings.rules, state.counters, strict=True)
+    )
     bounced = moving & functools.reduce(jnp.logical_or, due, jnp.zeros((), bool))
+    waits = bounced & scheme.bounces_in_place
     progressed = loss < state.lowest_value
 
-    # Where there is no momentum and the energy asks for some, it starts along minus the gradient:
-    # that is Pi - 1 g, rescaled.
-    at_rest = state.momentum_sq <= 0
-    off_shell = jnp.abs(state.momentum_sq - target) >= eps1
-    starts = moving & (target > 0) & (first | (at_rest & off_shell & ~bounced & conserve))
-    before = jnp.where(starts, 1, before)
+    # Where the energy asks for momentum and there is none, it sets off along minus the gradient:
+    # the momentum Pi - 1 g, rescaled.
+    off_shell = jnp.abs(state.momentum_sq - shell.momentum_sq) >= eps1
+    lost = (state.momentum_sq <= 0) & off_shell & ~bounced & settings.conserve_energy
+    starts = moving & (length > 0) & (first | lost)
+    before = jnp.where(starts, 1, jnp.where(first, 0, scheme.kick_before * kick))
+    after = jnp.where(waits, 0, scheme.kick_after * kick)
     if scheme.kick_before:
-        here_sq = trees.squared_norm(_combine(number(1), state.momentum, -before, gradient))
+        here_sq = _kicked_sq(state.momentum, state.momentum_sq, before, gradient, gradient_sq)
     else:
-        here_sq = jax.lax.cond(
-            starts, lambda: trees.squared_norm(gradient).astype(dtype), lambda: state.momentum_sq
-        )
-    here_sq = here_sq.astype(dtype)
-    flat = starts & (here_sq <= 0)
-
-    # Length of the momentum before the kick, as a multiple of what it is.
+        here_sq = jnp.where(starts, gradient_sq, state.momentum_sq)
     here = jnp.sqrt(here_sq)
-    length = jnp.sqrt(target)
-    rescales = starts | (moving & conserve & (jnp.abs(here_sq - target) >= eps1))
-    ratio = length / jnp.where(here > 0, here, 1)
-    scale = jnp.where(rescales, ratio, 1)
-    if scheme.bounces_in_place:
-        after = jnp.where(bounced, 0, after)
-        length_of_bounce = here  # Algorithm 1; the next step restores the energy
-    else:
-        length_of_bounce = length if conserve else here
-    length_of_draw = jnp.where(bounced, length_of_bounce, jnp.where(starts, length, scale * here))
-    drifts = moving & ~(bounced & scheme.bounces_in_place)
 
-    turns = [rule.rotation for rule in settings.rules if rule.rotation is not None]
-    turn = jnp.sqrt(sum((number(nu) ** 2 for nu in turns), start=number(0)))
-    turned = moving & ~first & ~bounced & ~starts & (turn > 0) & (here > 0)
-    from_scratch = bounced | flat | (starts & settings.starts_at_random)
-    finite = jnp.isfinite(loss)
+    # Restore the energy.
+    conserves = moving & settings.conserve_energy & (jnp.abs(here_sq - shell.momentum_sq) >= eps1)
+    scale = jnp.where(starts | conserves, length / jnp.where(here > 0, here, 1), 1)
 
-    def advance(base: PyTree, base_scale: Scalar, pull: Scalar):
-        """Pi' = base_scale base - pull g, and the drift with it."""
-        kicked = _combine(base_scale, base, -pull, gradient)
-        kicked_sq = trees.squared_norm(kicked).astype(dtype)
-        v_drift, shell_drift = v, target
-        if scheme.drifts_at_midpoint:
-            velocity = velocity_factor(hamiltonian, v, target)
-            ahead = dt / 2 * velocity * slope * trees.inner(kicked, gradient)
-            # A step too long for the valley must not make V negative.
-            v_drift = jnp.clip(v + ahead, v / 2, 2 * v).astype(dtype)
-            shell_drift = jnp.maximum(hamiltonian.momentum_sq(v_drift, energy), 0).astype(dtype)
-        momentum_sq = shell_drift if hamiltonian.drift == "shell" else kicked_sq
-        drift = dt * velocity_factor(hamiltonian, v_drift, momentum_sq).astype(dtype)
-        drift = jnp.where(drifts, drift, 0)
-        # |Pi'|^2 sees every entry of the gradient, so it tells whether all are finite.
-        good = finite & jnp.isfinite(kicked_sq)
+    # Bounce, or turn. Algorithm 1 keeps |Pi| in a bounce; the next step restores the energy.
+    aimless = bounced | (starts & ((here <= 0) | settings.starts_at_random))
+    nus = [rule.rotation for rule in settings.rules if rule.rotation is not None]
+    nu = jnp.sqrt(sum((jnp.asarray(nu, dtype) ** 2 for nu in nus), start=jnp.zeros((), dtype)))
+    turns = moving & ~first & ~aimless & (nu > 0) & (here > 0)
+    draws = aimless | turns  # both only when moving, hence when good
+    keep = jnp.where(aimless, 0, jnp.ones((), dtype)) if nus else None
+    mix = jnp.where(aimless, 1, nu * here)
+    base = _draw(settings, state, draws, keep, before, gradient, mix)
+    keeps_length = bounced if scheme.bounces_in_place or not settings.conserve_energy else False
+    drawn_length = jnp.where(starts, length, jnp.where(keeps_length, here, scale * here))
+    drawn_size = jax.lax.cond(
+        draws, lambda: jnp.sqrt(trees.squared_norm(base)).astype(dtype), lambda: jnp.ones((), dtype)
+    )
+    drawn_scale = drawn_length / jnp.maximum(drawn_size, jnp.finfo(dtype).tiny)
 
-        def displacement(new, old, g):
-            if not trees.is_floating(old):
-                return jnp.zeros_like(old if g.dtype == jax.dtypes.float0 else g)
-            moved = drift.astype(trees.accumulator_dtype(old)) * new
-            return jnp.where(good, moved, 0).astype(g.dtype)
+    # Kick, and the momentum as it is stored.
+    kicked = _combine(
+        jnp.where(draws, drawn_scale, scale),
+        base,
+        -jnp.where(draws, after, scale * before + after),
+        gradient,
+    )
+    # Where the step is not good nothing was drawn, and `base` is the old momentum. (Naming the old
+    # momentum itself here would keep its buffer alive, at the cost of a copy at every step.)
+    momentum = jax.tree.map(lambda new, old: jnp.where(good, new.astype(old.dtype), old), kicked, base)
+    # The barrier makes this the norm of what is stored, rounded to its type, read once.
+    momentum_sq = trees.squared_norm(jax.lax.optimization_barrier(momentum)).astype(dtype)
 
-        update = jax.tree.map(displacement, kicked, state.momentum, gradient)
-        momentum = jax.tree.map(
-            lambda new, old: jnp.where(good, new.astype(old.dtype), old), kicked, state.momentum
-        )
-        return update, momentum, kicked_sq, good
+    # Drift.
+    v, drift_sq = shell.v, shell.momentum_sq
+    if scheme.drifts_at_midpoint:
+        projected = trees.inner(momentum, gradient).astype(dtype)
+        velocity = velocity_factor(hamiltonian, v, shell.momentum_sq) * projected
+        # A step too long for the valley must not make V negative.
+        v = jnp.clip(v + dt / 2 * shell.slope * velocity, v / 2, 2 * v).astype(dtype)
+        drift_sq = jnp.maximum(hamiltonian.momentum_sq(v, shell.energy), 0).astype(dtype)
+    if hamiltonian.drift == "kicked":
+        drift_sq = momentum_sq
+    drift = dt * velocity_factor(hamiltonian, v, drift_sq).astype(dtype)
+    drift = jnp.where(moving & ~waits, drift, 0)
 
-    def straight():
-        return advance(state.momentum, scale, scale * before + after)
+    def displacement(pi, g):
+        if not trees.is_floating(pi):
+            return jnp.zeros_like(pi if g.dtype == jax.dtypes.float0 else g)
+        # Zero times the momentum is zero: the momentum is finite whatever the gradient is.
+        return (drift.astype(trees.accumulator_dtype(pi)) * pi.astype(_wide(pi))).astype(g.dtype)
 
-    def drawn():
-        # keep (Pi - b g) + mix N: all noise for a bounce, a little for a rotation.
-        noise = trees.random_normal(
-            jax.random.fold_in(typed_key(state.key, settings.key), state.count), state.momentum
-        )
-        base = noise
-        if turns:
-            keep = jnp.where(from_scratch, 0, number(1))
-            here_momentum = _combine(keep, state.momentum, -keep * before, gradient)
-            mix = jnp.where(from_scratch, 1, turn * here)
-            base = _combine(number(1), here_momentum, mix, noise)
-        size = jnp.sqrt(trees.squared_norm(base).astype(dtype))
-        tiny = number(jnp.finfo(dtype).tiny)
-        return advance(base, length_of_draw / jnp.maximum(size, tiny), after)
-
-    update, momentum, kicked_sq, good = jax.lax.cond(turned | from_scratch, drawn, straight)
-    momentum_sq = jnp.where(moving, kicked_sq, state.momentum_sq)
+    update = jax.tree.map(displacement, momentum, gradient)
+    speed = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype) * jnp.sqrt(momentum_sq)
+    error = hamiltonian.energy(shell.v, here_sq).astype(dtype) - shell.energy
 
     def count_if(condition, number):
         return jnp.where(condition, optax.safe_increment(number), number)
 
-    speed = velocity_factor(hamiltonian, v, momentum_sq).astype(dtype) * jnp.sqrt(momentum_sq)
-    speed_limit = jnp.asarray(hamiltonian.speed_limit(v, energy), dtype)
-    error = hamiltonian.energy(v, here_sq).astype(dtype) - energy
-    new = state._replace(
-        count=optax.safe_increment(state.count),
-        energy=jnp.where(moving | ~first, energy, state.energy),
-        momentum_sq=momentum_sq,
-        potential=potential,
-        speed=jnp.where(moving, speed, state.speed),
-        speed_limit=jnp.where(moving, speed_limit, state.speed_limit),
-        energy_error=jnp.where(moving, jnp.where(first | starts, 0, error), state.energy_error),
-        initial_value=jnp.where(moving, initial_value, state.initial_value),
+    def where_moving(new, old):
+        return jax.tree.map(lambda new, old: jnp.where(moving, new, old), new, old)
+
+    def where_good(new, old):
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+
+    return update, ECDState(
+        count=count_if(good, state.count),
+        energy=where_moving(shell.energy, state.energy),
+        momentum=momentum,
+        momentum_sq=where_moving(momentum_sq, state.momentum_sq),
+        potential=where_good(shell.potential, state.potential),
+        speed=where_moving(speed, state.speed),
+        speed_limit=where_moving(
+            jnp.asarray(hamiltonian.speed_limit(shell.v, shell.energy), dtype), state.speed_limit
+        ),
+        energy_error=where_moving(jnp.where(first | starts, 0, error), state.energy_error),
+        initial_value=where_moving(jnp.where(first, loss, state.initial_value), state.initial_value),
         # A bounce of Algorithm 1 does not look at the loss.
-        lowest_value=jnp.where(
-            progressed & ~(bounced & scheme.bounces_in_place), loss, state.lowest_value
-        ),
-        f_min=f_min,
+        lowest_value=jnp.where(good & progressed & ~waits, loss, state.lowest_value),
+        f_min=where_good(shell.f_min, state.f_min),
         num_bounces=count_if(bounced, state.num_bounces),
-        num_halted=count_if(halted, state.num_halted),
+        num_halted=count_if(good & halted, state.num_halted),
         num_clamped=count_if(clamped, state.num_clamped),
+        num_skipped=count_if(~good, state.num_skipped),
         counters=tuple(
-            jax.tree.map(
-                lambda new, old: jnp.where(moving, new, old),
-                rule.advance(counters, rule_due, bounced, progressed),
-                counters,
-            )
-            for rule, counters, rule_due in zip(settings.rules, state.counters, due)
+            where_moving(rule.advance(counters, due, bounced, progressed), counters)
+            for rule, counters, due in zip(settings.rules, state.counters, due, strict=True)
         ),
-        bracket=bracket,
-    )
-    kept = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old),
-        new._replace(momentum=(), key=()),
-        state._replace(momentum=(), key=()),
-    )
-    return update, kept._replace(
-        momentum=momentum, key=state.key, num_skipped=count_if(~good, state.num_skipped)
+        bracket=where_good(shell.bracket, state.bracket),
+        key=state.key,
     )
