@@ -237,25 +237,29 @@ def _kicked_sq(
 
 
 def _draw(settings: Settings, state: ECDState, draws: jax.Array, keep, pull, gradient, mix):
-    """Pi, or where `draws`: keep (Pi - pull g) + mix N with N standard normal.
+    """Pi and a 1; or where `draws`: B = keep (Pi - pull g) + mix N, N standard normal, and |B|.
 
     Under `vmap`, `cond` becomes `select`, which runs both sides; the loop inside still draws only
     when some member does.
     """
     key = jax.random.fold_in(typed_key(state.key, settings.key), state.count)
+    one = jnp.ones((), state.energy.dtype)
 
     def add_noise(carry):
-        _, base = carry
+        _, base, _ = carry
         noise = trees.random_normal(key, base)
         if keep is not None:
             kicked = _combine(keep, base, -keep * pull, gradient)
-            noise = _combine(jnp.ones_like(mix), kicked, mix, noise)
-        return jnp.zeros((), bool), jax.tree.map(lambda x, like: x.astype(like.dtype), noise, base)
+            noise = _combine(one, kicked, mix, noise)
+        size = jnp.sqrt(trees.squared_norm(noise)).astype(one.dtype)
+        noise = jax.tree.map(lambda x, like: x.astype(like.dtype), noise, base)
+        return jnp.zeros((), bool), noise, size
 
     def drawn():
-        return jax.lax.while_loop(lambda carry: carry[0], add_noise, (draws, state.momentum))[1]
+        start = (draws, state.momentum, one)
+        return jax.lax.while_loop(lambda carry: carry[0], add_noise, start)[1:]
 
-    return jax.lax.cond(draws, drawn, lambda: state.momentum)
+    return jax.lax.cond(draws, drawn, lambda: (state.momentum, one))
 
 
 def step(
@@ -324,12 +328,9 @@ def step(
     draws = aimless | turns  # both only when moving, hence when good
     keep = jnp.where(aimless, 0, jnp.ones((), dtype)) if nus else None
     mix = jnp.where(aimless, 1, nu * here)
-    base = _draw(settings, state, draws, keep, before, gradient, mix)
+    base, drawn_size = _draw(settings, state, draws, keep, before, gradient, mix)
     keeps_length = bounced if scheme.bounces_in_place or not settings.conserve_energy else False
     drawn_length = jnp.where(starts, length, jnp.where(keeps_length, here, scale * here))
-    drawn_size = jax.lax.cond(
-        draws, lambda: jnp.sqrt(trees.squared_norm(base)).astype(dtype), lambda: jnp.ones((), dtype)
-    )
     drawn_scale = drawn_length / jnp.maximum(drawn_size, jnp.finfo(dtype).tiny)
 
     # Kick, and the momentum as it is stored.
