@@ -1,4 +1,28 @@
-"""Kinetics-inspired optimizers for JAX and Optax."""
+"""Kinetics-inspired optimizers for JAX and Optax.
+
+Collisions part the neurons of a layer before a base optimizer moves them:
+
+    optax.chain(kinopt.soft_collision(0.05), optax.adamw(1e-3))
+"""
+
+from kinopt.collisions import (
+    CollisionState,
+    CollisionStats,
+    collision_stats,
+    hard_collision,
+    soft_collision,
+)
+from kinopt.layers import NeuronAxes, layer_mask
+
+__all__ = [
+    "CollisionState",
+    "CollisionStats",
+    "NeuronAxes",
+    "collision_stats",
+    "hard_collision",
+    "layer_mask",
+    "soft_collision",
+]
 
 __version__ = "0.1.0"
 

@@ -9,15 +9,17 @@ number of axes, so two things must be said about them:
 
 The usual Flax kernels, and the axes to give for them:
 
-| parameter                        | shape               | `NeuronAxes`            |
-|----------------------------------|---------------------|-------------------------|
-| Dense kernel                     | (in, out)           | the default             |
-| Conv kernel                      | (h, w, in, out)     | the default             |
-| attention query, key, value      | (in, heads, dim)    | `NeuronAxes(2, 0)`: each head on its own; `NeuronAxes((1, 2), 0)`: all heads together |
-| attention out                    | (heads, dim, out)   | the default             |
-| DenseGeneral((2, 3))             | (in, 2, 3)          | `NeuronAxes((1, 2), 0)` |
-| any of them under `nn.scan`      | (layers, ...)       | the same, one axis to the right; the layers are a batch axis |
-| Embed                            | (vocabulary, out)   | ambiguous: `NeuronAxes(0)` makes tokens the neurons |
+| parameter                    | shape             | axes                                   |
+|------------------------------|-------------------|----------------------------------------|
+| Dense kernel                 | (in, out)         | the default                            |
+| Conv kernel                  | (h, w, in, out)   | the default                            |
+| attention query, key, value  | (in, heads, dim)  | `NeuronAxes(2, 0)`, head by head, or   |
+|                              |                   | `NeuronAxes((1, 2), 0)`, all together  |
+| attention out                | (heads, dim, out) | the default                            |
+| DenseGeneral((2, 3))         | (in, 2, 3)        | `NeuronAxes((1, 2), 0)`                |
+| any of them under `nn.scan`  | (layers, ...)     | the same, reduction axes named, and    |
+|                              |                   | one axis to the right                  |
+| Embed                        | (vocabulary, out) | opt in: `NeuronAxes(0)`, tokens        |
 """
 
 import dataclasses
@@ -212,7 +214,7 @@ def collidable_leaves(
         if not (selected and len(shape) >= 2 and jnp.issubdtype(dtype, jnp.floating)):
             return Leaf(path, shape, None)
         try:
-            resolved = Leaf(path, shape, leaf_axes)
+            resolved = Leaf(path, shape, _hashable(leaf_axes))
             batch, neurons, features = resolved.sizes
         except ValueError as error:
             raise ValueError(f"neuron_axes for {path!r}: {error}") from None
@@ -220,6 +222,13 @@ def collidable_leaves(
         return resolved if collides else Leaf(path, shape, None)
 
     return [resolve(*row) for row in zip(leaf_paths(params), leaves, chosen, axes, strict=True)]
+
+
+def _hashable(axes) -> NeuronAxes:
+    def fixed(axis):
+        return axis if axis is None or isinstance(axis, int) else tuple(axis)
+
+    return NeuronAxes(fixed(axes.output_axis), fixed(axes.reduction_axis))
 
 
 def _is_axes(entry) -> bool:

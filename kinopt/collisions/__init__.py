@@ -1,0 +1,17 @@
+"""Collisions between the neurons of a layer: a law, its partners, and how it is carried out."""
+
+from kinopt.collisions.transform import (
+    CollisionState,
+    CollisionStats,
+    collision_stats,
+    hard_collision,
+    soft_collision,
+)
+
+__all__ = [
+    "CollisionState",
+    "CollisionStats",
+    "collision_stats",
+    "hard_collision",
+    "soft_collision",
+]

@@ -1,0 +1,89 @@
+"""Who collides with whom: Eq. 7 of the KO paper, over all pairs or over a random matching.
+
+Neurons i and j, at distance w_r = |w_i - w_j| and with relative velocity g_r = |g_i - g_j|, collide
+when
+
+    g_r e^{-w_r} / max g_r > 1 - c                                                        (Eq. 7)
+
+Here the test is a product, g_r e^{-w_r} > (1 - c) max g_r: when all gradients are equal nobody
+collides and nothing is divided by zero; c = 0 accepts nobody, c = 1 everybody who moves.
+
+Over all pairs, distances come from a Gram matrix, |a - b|^2 = |a|^2 + |b|^2 - 2 a.b, so that no
+N x N x D array is ever formed. In float32 the subtraction loses a third of the digits for each
+factor of 30 between the rows and their spread, which is why rows are centred on their mean first.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kinopt._typing import Neurons, Scalar
+
+__all__ = ["accepts", "centred", "closing_speeds", "random_matching", "squared_distances"]
+
+GRAM_ROUNDING = 8
+"""A squared distance below this many rounding errors of its terms counts as zero: the terms of two
+equal rows differ by about that much, and equal gradients must never collide."""
+
+
+def accepts(
+    g_r: Float[Array, "*pairs"],
+    w_r: Float[Array, "*pairs"],
+    g_max: Scalar,
+    coll_coef: Scalar,
+) -> Bool[Array, "*pairs"]:
+    """Eq. 7 for pairs with relative velocity `g_r` at distance `w_r`.
+
+    >>> g_r, w_r = jnp.array([1.0, 1.0, 0.5]), jnp.array([0.1, 3.0, 0.1])
+    >>> accepts(g_r, w_r, jnp.max(g_r), 0.3)  # fast and near, far, slow
+    Array([ True, False, False], dtype=bool)
+    """
+    by_eq_7 = g_r * jnp.exp(-w_r) > (1 - coll_coef) * g_max
+    # At c = 1 every moving pair collides, also where e^{-w_r} is zero in this precision; at c = 0
+    # none does, also where two roundings of the largest g_r differ.
+    return jnp.where(coll_coef >= 1, g_r > 0, by_eq_7) & (coll_coef > 0)
+
+
+def centred(x: Neurons) -> Neurons:
+    """The rows minus their mean row: same differences, smaller numbers."""
+    return x - jnp.mean(x, axis=0)
+
+
+def squared_distances(
+    rows: Float[Array, "rows features"], x: Neurons
+) -> Float[Array, "rows neurons"]:
+    """|rows_i - x_j|^2 from one matrix product; give it centred rows.
+
+    >>> squared_distances(jnp.array([[0.0, 3.0]]), jnp.array([[0.0, 3.0], [4.0, 0.0]]))
+    Array([[ 0., 25.]], dtype=float32)
+    """
+    # Distances are small differences of large numbers: no shortened factors, on any device.
+    product = jnp.matmul(rows, x.T, precision=jax.lax.Precision.HIGHEST)
+    squares = jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(x * x, axis=1)
+    difference = squares - 2 * product
+    rounding = GRAM_ROUNDING * jnp.finfo(x.dtype).eps * squares
+    return jnp.where(difference > rounding, difference, 0)
+
+
+def closing_speeds(
+    w_rows: Float[Array, "rows features"],
+    g_rows: Float[Array, "rows features"],
+    w: Neurons,
+    g: Neurons,
+) -> Float[Array, "rows neurons"]:
+    """(w_i - w_j).(g_i - g_j): positive where neurons that move along -g approach each other."""
+    cross = w_rows @ g.T + g_rows @ w.T
+    return jnp.sum(w_rows * g_rows, axis=1)[:, None] + jnp.sum(w * g, axis=1) - cross
+
+
+def random_matching(key: Array, neurons: int) -> tuple[Int[Array, " pairs"], Int[Array, " pairs"]]:
+    """Disjoint pairs (i, j), i < j: any perfect matching, all equally likely.
+
+    Of an odd number, one neuron stays out.
+
+    >>> i, j = random_matching(jax.random.key(0), 5)
+    >>> len(set(i.tolist() + j.tolist()))
+    4
+    """
+    order = jax.random.permutation(key, neurons)[: neurons // 2 * 2].reshape(-1, 2)
+    return jnp.min(order, axis=1), jnp.max(order, axis=1)

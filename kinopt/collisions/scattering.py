@@ -1,0 +1,122 @@
+"""What accepted pairs do to the velocities: pair by pair, or all at once through a Laplacian.
+
+Both compute the change of Eq. 8,
+
+    change_i = sum over j of a_ij [ (g_j - g_i) / 2 + e |g_i - g_j| n_ij / 2 ],
+
+the first with a direction n_ij for each accepted pair and differences taken directly, the second
+as drift plus noise: -L G / 2, and one Gaussian draw with the same mean and covariance.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kinopt._typing import Neurons, Scalar
+
+__all__ = ["gaussian_noise", "laplacian_drift", "pair_directions", "scatter_pairs"]
+
+PAIRS_PER_CHUNK = 64
+"""Accepted pairs treated at once: enough to hide the loop's overhead, few enough that a layer of
+ten neurons does not draw directions that nobody uses."""
+
+
+def pair_directions(
+    key: Array, i: Int[Array, " pairs"], j: Int[Array, " pairs"], features: int, dtype
+) -> Float[Array, "pairs features"]:
+    """n_ij for pairs i < j: uniform on the unit sphere, and a function of (key, i, j) alone.
+
+    >>> n = pair_directions(jax.random.key(0), jnp.array([0]), jnp.array([1]), 5, jnp.float32)
+    >>> float(jnp.linalg.norm(n).round(6))
+    1.0
+    """
+
+    def draw(i, j):
+        pair_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
+        return jax.random.normal(pair_key, (features,), dtype)
+
+    gaussian = jax.vmap(draw)(i, j)
+    return gaussian / jnp.linalg.norm(gaussian, axis=1, keepdims=True)
+
+
+def scatter_pairs(
+    change: Neurons,
+    g: Neurons,
+    key: Array,
+    accepted: Bool[Array, " candidates"],
+    pair: Callable[[Array], tuple[Array, Array]],
+    weight: Callable[[Array, Array], Array],
+    restitution: Scalar | float,
+) -> Neurons:
+    """Adds to `change` what the accepted candidates do, a chunk of pairs at a time.
+
+    Args:
+        change: the sum of Eq. 8 so far.
+        g: velocities before any collision.
+        key: a typed key.
+        accepted: which candidates collide.
+        pair: index of a candidate -> (i, j) with i < j.
+        weight: (i, j) -> a_ij.
+        restitution: e.
+
+    Work and randomness go with the number of accepted pairs, whatever it is: there is no cap that
+    could drop some. The result does not depend on the size of a chunk, but for rounding.
+    """
+    features, candidates = g.shape[1], len(accepted)
+    chunk = min(PAIRS_PER_CHUNK, candidates)
+    ranks = jnp.cumsum(accepted, dtype=jnp.int32)  # the n-th accepted is where this reaches n
+    total = ranks[-1]
+
+    def more(carry):
+        done, _ = carry
+        return done < total
+
+    def collide(carry):
+        done, change = carry
+        n = done + 1 + jnp.arange(chunk, dtype=jnp.int32)
+        i, j = pair(jnp.minimum(jnp.searchsorted(ranks, n), candidates - 1))
+        g_ij = g[j] - g[i]
+        g_r = jnp.linalg.norm(g_ij, axis=1, keepdims=True)
+        n_ij = pair_directions(key, i, j, features, g.dtype)
+        dg = (g_ij + restitution * g_r * n_ij) * (weight(i, j) / 2)[:, None]
+        dg = jnp.where((n <= total)[:, None], dg, 0)
+        return done + chunk, change.at[i].add(dg).at[j].add(-dg)
+
+    return jax.lax.while_loop(more, collide, (jnp.zeros((), jnp.int32), change))[1]
+
+
+def laplacian_drift(
+    a: Float[Array, "rows neurons"], g_rows: Float[Array, "rows features"], g: Neurons
+) -> Float[Array, "rows features"]:
+    """Rows of -L G / 2 for the graph with weights a_ij.
+
+    >>> a = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+    >>> g = jnp.array([[1.0], [3.0]])
+    >>> g + laplacian_drift(a, g, g)  # both end with the velocity of their centre of mass
+    Array([[2.],
+           [2.]], dtype=float32)
+    """
+    return (a @ g - jnp.sum(a, axis=1)[:, None] * g_rows) / 2
+
+
+def gaussian_noise(key: Array, weights: Float[Array, "neurons neurons"], features: int) -> Neurons:
+    """Columns of N(0, L), L the Laplacian of a graph with these weights, through L = C C^T.
+
+    L is singular: a connected set of neurons keeps its momentum. A small multiple of the identity
+    makes Cholesky's factorisation safe, and what it leaks is projected out: neurons without a
+    partner get exactly nothing, and the others' noise sums to zero.
+    """
+    neurons = len(weights)
+    degrees = jnp.sum(weights, axis=1)
+    largest = jnp.max(degrees)
+    # Rounding in the factorisation is a few eps per eliminated neuron, of the largest diagonal.
+    jitter = neurons * jnp.finfo(weights.dtype).eps * jnp.where(largest > 0, largest, 1)
+    laplacian = jnp.diag(degrees + jitter) - weights
+    factor = jnp.linalg.cholesky(laplacian, symmetrize_input=False)
+    noise = factor @ jax.random.normal(key, (neurons, features), weights.dtype)
+    has_partner = (degrees > 0)[:, None]
+    noise = jnp.where(has_partner, noise, 0)
+    leak = jnp.sum(noise, axis=0) / jnp.maximum(jnp.sum(has_partner), 1)
+    return jnp.where(has_partner, noise - leak, 0)
