@@ -3,8 +3,13 @@
 Collisions part the neurons of a layer before a base optimizer moves them:
 
     optax.chain(kinopt.soft_collision(0.05), optax.adamw(1e-3))
+
+Energy-conserving descent moves the parameters without friction, and closes a chain:
+
+    optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
+from kinopt import bounces, hamiltonians
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -12,30 +17,25 @@ from kinopt.collisions import (
     hard_collision,
     soft_collision,
 )
+from kinopt.descent import ECDState, ECDStats, bbi, ecd, ecd_stats, ecdsep
 from kinopt.layers import NeuronAxes, layer_mask
 
 __all__ = [
     "CollisionState",
     "CollisionStats",
+    "ECDState",
+    "ECDStats",
     "NeuronAxes",
+    "bbi",
+    "bounces",
     "collision_stats",
+    "ecd",
+    "ecd_stats",
+    "ecdsep",
+    "hamiltonians",
     "hard_collision",
     "layer_mask",
     "soft_collision",
 ]
 
 __version__ = "0.1.0"
-
-from kinopt import bounces, hamiltonians
-from kinopt.descent import ECDState, ECDStats, bbi, ecd, ecd_stats, ecdsep
-
-__all__ = [
-    "ECDState",
-    "ECDStats",
-    "bbi",
-    "bounces",
-    "ecd",
-    "ecd_stats",
-    "ecdsep",
-    "hamiltonians",
-]
