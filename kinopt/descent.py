@@ -397,10 +397,10 @@ def ecdsep(
 
     >>> import jax, jax.numpy as jnp, kinopt, optax
     >>> loss = lambda x: jnp.sum(jnp.array([1.0, 10.0]) * x**2)
-    >>> optimizer = kinopt.ecdsep(0.03, eta=2.0)
+    >>> optimizer = kinopt.ecdsep(0.01, eta=2.0)
     >>> x = jnp.array([2.0, -1.0])
     >>> state = optimizer.init(x)
-    >>> for _ in range(200):
+    >>> for _ in range(400):
     ...     value, gradient = jax.value_and_grad(loss)(x)
     ...     update, state = optimizer.update(gradient, state, x, value=value)
     ...     x = optax.apply_updates(x, update)
@@ -430,31 +430,32 @@ def _is_descent(x) -> bool:
     return isinstance(x, ECDState)
 
 
+def _state_names(opt_state: PyTree) -> set[str]:
+    """Names of the state types in a part of an optimizer state."""
+    names = {type(opt_state).__name__}
+    if isinstance(opt_state, tuple):
+        names = names.union(*map(_state_names, opt_state))
+    return names
+
+
 def _check_last_in_chain(opt_state: PyTree) -> None:
     """Raise where the state shows a rescaling transformation after a descent in a chain.
 
     States without a name of their own (`optax.scale`, `add_decayed_weights`) cannot be told from
     harmless ones; those after a descent go unnoticed.
     """
-    if not isinstance(opt_state, tuple) or hasattr(opt_state, "_fields"):
+    if type(opt_state) is not tuple or not any(map(_is_descent, opt_state)):
         return
-    seen = False
-    for part in opt_state:
-        if seen:
-            names = {
-                type(x).__name__
-                for x in jax.tree.leaves(part, is_leaf=lambda x: hasattr(x, "_fields") and x != part)
-                if hasattr(x, "_fields")
-            } | {type(part).__name__}
-            rescaling = sorted(name for name in names if name.startswith(("ScaleBy", "Trace")))
-            if rescaling:
-                raise ValueError(
-                    f"the state holds {', '.join(rescaling)} after an energy-conserving descent in "
-                    "the same chain. The descent's update is a displacement, which a later "
-                    "optimizer or learning rate distorts, so that energy is not conserved. Put the "
-                    "descent last: optax.chain(clip, collision, kinopt.bbi(...))."
-                )
-        seen = seen or _is_descent(part)
+    place = [_is_descent(part) for part in opt_state].index(True)
+    names = sorted(_state_names(opt_state[place + 1 :]))
+    rescaling = [name for name in names if name.startswith(("ScaleBy", "Trace"))]
+    if rescaling:
+        raise ValueError(
+            f"the state holds {', '.join(rescaling)} after an energy-conserving descent in the "
+            "same chain. The descent's update is a displacement, which a later optimizer or "
+            "learning rate distorts, so that energy is not conserved. Put the descent last: "
+            "optax.chain(clip, collision, kinopt.bbi(...))."
+        )
 
 
 def ecd_stats(opt_state: PyTree) -> ECDStats:

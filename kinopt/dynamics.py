@@ -230,9 +230,9 @@ def _kicked_sq(
     return jax.lax.cond(
         expanded > CANCELLATION * scale,
         lambda: expanded,
-        lambda: trees.squared_norm(
-            _combine(jnp.ones_like(kick), momentum, -kick, gradient)
-        ).astype(expanded.dtype),
+        lambda: trees.squared_norm(_combine(jnp.ones_like(kick), momentum, -kick, gradient)).astype(
+            expanded.dtype
+        ),
     )
 
 
@@ -296,8 +296,7 @@ def step(
     kick = jnp.where(moving, kick, 0)
 
     due = tuple(
-        rule.due(counters)
-        for rule, counters in zip(settings.rules, state.counters, strict=True)
+        rule.due(counters) for rule, counters in zip(settings.rules, state.counters, strict=True)
     )
     bounced = moving & functools.reduce(jnp.logical_or, due, jnp.zeros((), bool))
     waits = bounced & scheme.bounces_in_place
@@ -342,7 +341,9 @@ def step(
     )
     # Where the step is not good nothing was drawn, and `base` is the old momentum. (Naming the old
     # momentum itself here would keep its buffer alive, at the cost of a copy at every step.)
-    momentum = jax.tree.map(lambda new, old: jnp.where(good, new.astype(old.dtype), old), kicked, base)
+    momentum = jax.tree.map(
+        lambda new, old: jnp.where(good, new.astype(old.dtype), old), kicked, base
+    )
     # The barrier makes this the norm of what is stored, rounded to its type, read once.
     momentum_sq = trees.squared_norm(jax.lax.optimization_barrier(momentum)).astype(dtype)
 
@@ -389,7 +390,9 @@ def step(
             jnp.asarray(hamiltonian.speed_limit(shell.v, shell.energy), dtype), state.speed_limit
         ),
         energy_error=where_moving(jnp.where(first | starts, 0, error), state.energy_error),
-        initial_value=where_moving(jnp.where(first, loss, state.initial_value), state.initial_value),
+        initial_value=where_moving(
+            jnp.where(first, loss, state.initial_value), state.initial_value
+        ),
         # A bounce of Algorithm 1 does not look at the loss.
         lowest_value=jnp.where(good & progressed & ~waits, loss, state.lowest_value),
         f_min=where_good(shell.f_min, state.f_min),
