@@ -26,7 +26,7 @@ loss or gradient that is not finite is passed over.
 """
 
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,10 +138,10 @@ def ecd(
     extra_energy=0.0,
     objective_power=1.0,
     bounces: bounce_rules.Bounces = None,
-    initial_direction: Literal["gradient", "random"] = "gradient",
+    initial_direction: str = "gradient",
     conserve_energy: bool = True,
     adapt_f_min: bool = False,
-    integrator: Literal["paper", "leapfrog"] = "paper",
+    integrator: str = "paper",
     key: Key = 0,
     eps1=1e-10,
     eps2=1e-40,
@@ -259,10 +259,10 @@ def bbi(
     fixed_bounce_every=1000,
     num_fixed_bounces=1,
     patience=3000,
-    initial_direction: Literal["gradient", "random"] = "gradient",
+    initial_direction: str = "gradient",
     conserve_energy: bool = True,
     adapt_f_min: bool = False,
-    integrator: Literal["paper", "leapfrog"] = "paper",
+    integrator: str = "paper",
     key: Key = 0,
     eps1=1e-10,
     eps2=1e-40,
@@ -350,10 +350,10 @@ def ecdsep(
     s=1.0,
     f_min=0.0,
     extra_energy=0.0,
-    initial_direction: Literal["gradient", "random"] = "gradient",
+    initial_direction: str = "gradient",
     conserve_energy: bool = True,
     adapt_f_min: bool = False,
-    integrator: Literal["paper", "leapfrog"] = "paper",
+    integrator: str = "paper",
     key: Key = 0,
     eps1=1e-10,
     eps2=1e-40,

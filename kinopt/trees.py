@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+SMALL_LEAF = 2**16
+"""Leaves of at most so many entries share one draw: a generator takes a second to compile."""
+
+
 def accumulator_dtype(*arrays) -> jnp.dtype:
     """The real type to accumulate in: what the arrays promote to, but at least float32.
 
@@ -92,12 +96,33 @@ def _is_explicit(sharding) -> bool:
     return any(kind == jax.sharding.AxisType.Explicit for kind in kinds)
 
 
+def _normal_of_leaf(key: jax.Array, leaf) -> jax.Array:
+    dtype = accumulator_dtype(leaf)
+    if jnp.iscomplexobj(leaf):
+        dtype = jnp.promote_types(dtype, jnp.complex64)
+    sharding = jax.typeof(leaf).sharding
+    placement = {"out_sharding": sharding} if _is_explicit(sharding) else {}
+    return jax.random.normal(key, jnp.shape(leaf), dtype, **placement)
+
+
+def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
+    """One draw for all, cut to pieces."""
+    sizes = [leaf.size for leaf in leaves]
+    draw = jax.random.normal(key, (sum(sizes),), accumulator_dtype(*leaves))
+    pieces, start = [], 0
+    for leaf, size in zip(leaves, sizes, strict=True):
+        piece = jnp.reshape(draw[start : start + size], leaf.shape).astype(accumulator_dtype(leaf))
+        sharding = jax.typeof(leaf).sharding
+        pieces.append(jax.sharding.reshard(piece, sharding) if _is_explicit(sharding) else piece)
+        start += size
+    return pieces
+
+
 def random_normal(key: jax.Array, like: PyTree) -> PyTree:
     """Independent standard normal entries in the shape of a tree.
 
-    The draw of a leaf depends on the key, on the leaf's place among the leaves and on its shape,
-    not on how it is sharded. A leaf is drawn in its accumulator type, whatever its own: a bfloat16
-    normal has no tails.
+    The draw depends on the key and the shapes of the tree, not on how it is sharded. A leaf is
+    drawn in its accumulator type, whatever its own: a bfloat16 normal has no tails.
 
     Args:
       key: one typed key.
@@ -107,20 +132,22 @@ def random_normal(key: jax.Array, like: PyTree) -> PyTree:
     >>> noise["w"].shape, noise["w"].dtype
     ((2, 3), dtype('float32'))
     """
-
-    def draw(place, leaf):
-        if not is_floating(leaf):
-            return jnp.zeros_like(leaf)
-        dtype = accumulator_dtype(leaf)
-        if jnp.iscomplexobj(leaf):
-            dtype = jnp.promote_types(dtype, jnp.complex64)
-        sharding = jax.typeof(leaf).sharding
-        placement = {"out_sharding": sharding} if _is_explicit(sharding) else {}
-        subkey = jax.random.fold_in(key, place)
-        return jax.random.normal(subkey, jnp.shape(leaf), dtype, **placement)
-
     leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [draw(place, leaf) for place, leaf in enumerate(leaves)])
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    real = [is_floating(leaf) and not jnp.iscomplexobj(leaf) for leaf in leaves]
+    small = [n for n, leaf in enumerate(leaves) if real[n] and leaf.size <= SMALL_LEAF]
+    noise: list = [None] * len(leaves)
+    if small:
+        subkey = jax.random.fold_in(key, len(leaves))
+        pieces = _normal_of_small_leaves(subkey, [leaves[n] for n in small])
+        for n, piece in zip(small, pieces, strict=True):
+            noise[n] = piece
+    for n, leaf in enumerate(leaves):
+        if not is_floating(leaf):
+            noise[n] = jnp.zeros_like(leaf)
+        elif noise[n] is None:
+            noise[n] = _normal_of_leaf(jax.random.fold_in(key, n), leaf)
+    return jax.tree.unflatten(structure, noise)
 
 
 def random_direction(key: jax.Array, like: PyTree) -> PyTree:
