@@ -152,6 +152,7 @@ def born_infeld() -> Hamiltonian:
     return Hamiltonian(
         energy=lambda v, p2: jnp.sqrt(v) * jnp.sqrt(v + p2),
         momentum_sq=lambda v, e: (e - v) * ((e + v) / v),
+        initial_energy=lambda v, extra: v + extra,  # not the rounded sqrt(v) sqrt(v)
         speed_limit=lambda v, e: jnp.sqrt(v),
     )
 
