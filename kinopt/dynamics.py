@@ -164,13 +164,12 @@ def _shell(settings: Settings, state: ECDState, loss: Scalar, first: jax.Array) 
     extra_energy = jnp.asarray(settings.extra_energy, dtype)
     # XLA flushes denormal numbers to zero, so 1e-40 would be no threshold at all in float32.
     eps2 = jnp.maximum(jnp.asarray(settings.eps2, dtype), jnp.finfo(dtype).tiny).astype(dtype)
-    if settings.adapt_f_min:
-        start = jnp.where(first, loss, state.initial_value)
+    start = jnp.where(first, loss, state.initial_value)
+    bracket, f_min = (), jnp.asarray(settings.f_min, dtype)
+    if isinstance(state.bracket, brackets.Bracket):  # adapt_f_min
         bracket, f_min = brackets.tighten(
             state.bracket, state.f_min, loss, state.lowest_value, start + extra_energy, first
         )
-    else:
-        bracket, f_min = (), jnp.asarray(settings.f_min, dtype)
     potential, slope = _potential(loss, f_min, power)
     v = jnp.where(potential > eps2, potential, 1)
     if settings.adapt_f_min:

@@ -72,10 +72,8 @@ class Algorithm1:
         if self.c0 != self.every and self.c1 != self.patience:
             correct = v * (e**2 / v**2 - 1)
             actual = self.pi @ self.pi
-            if abs(actual - correct) < eps1 or correct < 0:
-                alpha = 1
-            else:
-                alpha = np.sqrt(correct / actual)
+            on_shell = abs(actual - correct) < eps1 or correct < 0
+            alpha = 1 if on_shell else np.sqrt(correct / actual)
             self.pi = alpha * self.pi
             self.pi = self.pi - self.dt / 2 * (v / e + e / v) * self.grad(self.theta)
             self.theta = self.theta + self.dt * v / e * self.pi
