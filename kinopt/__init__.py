@@ -9,7 +9,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
     optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
-from kinopt import bounces, hamiltonians
+from kinopt import bounces, hamiltonians, metrics
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -35,6 +35,7 @@ __all__ = [
     "hamiltonians",
     "hard_collision",
     "layer_mask",
+    "metrics",
     "soft_collision",
 ]
 

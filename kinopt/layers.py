@@ -171,9 +171,9 @@ def leaf_paths(tree: PyTree, is_leaf: Callable[[object], bool] | None = None) ->
         siblings[path[:-1]] = siblings.get(path[:-1], 0) + 1
 
     def is_wrapper(path: tuple) -> bool:
-        last = path[-1] if path else None
-        named_value = isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value"
-        return named_value and siblings[path[:-1]] == 1
+        if not path or not isinstance(path[-1], jax.tree_util.GetAttrKey):
+            return False
+        return path[-1].name == "value" and siblings[path[:-1]] == 1
 
     trimmed = [path[:-1] if is_wrapper(path) else path for path in keys]
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path in trimmed]
@@ -226,9 +226,10 @@ def collidable_leaves(
 
 def _hashable(axes) -> NeuronAxes:
     def fixed(axis):
-        return axis if axis is None or isinstance(axis, int) else tuple(axis)
+        return axis if isinstance(axis, int) else tuple(axis)
 
-    return NeuronAxes(fixed(axes.output_axis), fixed(axes.reduction_axis))
+    reduction = axes.reduction_axis
+    return NeuronAxes(fixed(axes.output_axis), None if reduction is None else fixed(reduction))
 
 
 def _is_axes(entry) -> bool:

@@ -34,7 +34,7 @@ from kinopt.collisions.partners import (
     random_matching,
     squared_distances,
 )
-from kinopt.collisions.rows import binary_scale, energy_ratio
+from kinopt.collisions.rows import binary_scale, energy_ratio, unit_rows
 from kinopt.collisions.scattering import gaussian_noise, laplacian_drift, scatter_pairs
 
 __all__ = ["Combine", "Distance", "HardStats", "Scatter", "hard_law"]
@@ -105,7 +105,7 @@ def hard_law(
     )
     c = jnp.asarray(coll_coef, w.dtype)
     if combine == "matching":
-        change, *seen = _matching(gas, key, c, approaching_only, restitution)
+        change, *seen = _matching(gas, unit_rows(w), key, c, approaching_only, restitution)
     else:
         block = rows_per_block(len(w), block_size)
         change, *seen = _all_pairs(
@@ -117,13 +117,15 @@ def hard_law(
     return after, HardStats(fraction, energy_ratio(after, g), mean_cosine, max_cosine)
 
 
-def _matching(gas: _Gas, key: Array, c: Scalar, approaching_only: bool, restitution):
+def _matching(
+    gas: _Gas, unit_w: Neurons, key: Array, c: Scalar, approaching_only: bool, restitution
+):
     """Change and statistics with one random matching as candidates: O(N D) work."""
     key_matching, key_scatter = jax.random.split(key)
     i, j = random_matching(key_matching, len(gas.w))
     dw, dg = gas.w[i] - gas.w[j], gas.g[i] - gas.g[j]
-    squared_w, g_r = jnp.sum(dw * dw, axis=1), jnp.linalg.norm(dg, axis=1)
-    accepted = accepts(g_r, jnp.sqrt(squared_w) * gas.unit, jnp.max(g_r), c)
+    w_r, g_r = jnp.linalg.norm(dw, axis=1) * gas.unit, jnp.linalg.norm(dg, axis=1)
+    accepted = accepts(g_r, w_r, jnp.max(g_r), c)
     if approaching_only:
         accepted &= jnp.sum(dw * dg, axis=1) > 0
     change = scatter_pairs(
@@ -135,7 +137,7 @@ def _matching(gas: _Gas, key: Array, c: Scalar, approaching_only: bool, restitut
         weight=lambda i, j: jnp.ones_like(i, gas.g.dtype),
         restitution=restitution,
     )
-    cosines = jnp.abs(_cosines(squared_w, gas.length[i], gas.length[j]))
+    cosines = jnp.abs(jnp.sum(unit_w[i] * unit_w[j], axis=1))
     return change, jnp.mean(accepted), jnp.mean(cosines), jnp.max(cosines)
 
 
@@ -217,7 +219,10 @@ def _all_pairs(
 
 
 def _cosines(squared_distance: Array, length_i: Array, length_j: Array) -> Array:
-    """Law of cosines: distances are at hand, so the angles cost no further product."""
+    """Law of cosines: distances are at hand, so the angles cost no further product.
+
+    They are good to a few eps times (longest row)^2 / (length_i length_j).
+    """
     product = 2 * length_i * length_j
     numerator = length_i**2 + length_j**2 - squared_distance
-    return jnp.where(product > 0, numerator / jnp.where(product > 0, product, 1), 0).clip(-1, 1)
+    return jnp.where(product == 0, 0, numerator / jnp.where(product == 0, 1, product)).clip(-1, 1)

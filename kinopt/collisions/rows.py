@@ -4,6 +4,7 @@ Squares of entries beyond 1e19 or below 1e-19 leave float32's range. Rows are th
 their largest entry before they are squared, and whole matrices by a power of two, which is exact.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,17 +28,17 @@ def unit_rows(x: Neurons) -> Neurons:
 
 
 def binary_scale(x: Float[Array, "*shape"]) -> Scalar:
-    """The power of two next to the largest |entry|; 1 for a matrix of zeros.
+    """The power of two nearest to the largest |entry|, within the normal numbers.
 
     Dividing by it, and multiplying later, changes no digit.
 
     >>> binary_scale(jnp.array([[-5.0, 0.1]]))
     Array(4., dtype=float32)
     """
-    largest = jnp.max(jnp.abs(x))
-    usable = (largest > 0) & jnp.isfinite(largest)
-    _, exponent = jnp.frexp(jnp.where(usable, largest, 1))
-    return jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+    info = jnp.finfo(x.dtype)
+    # Clipped to normal numbers whose nearest power of two is finite; zeros stay zeros.
+    largest = jnp.clip(jnp.max(jnp.abs(x)), info.smallest_normal, 2.0 ** (info.maxexp - 2))
+    return jax.lax.reduce_precision(largest, info.nexp, mantissa_bits=0)
 
 
 def energy_ratio(after: Neurons, before: Neurons) -> Scalar:

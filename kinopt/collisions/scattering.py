@@ -24,20 +24,24 @@ ten neurons does not draw directions that nobody uses."""
 
 
 def pair_directions(
-    key: Array, i: Int[Array, " pairs"], j: Int[Array, " pairs"], features: int, dtype
+    key: Array, i: Int[Array, " pairs"], j: Int[Array, " pairs"], g: Neurons
 ) -> Float[Array, "pairs features"]:
-    """n_ij for pairs i < j: uniform on the unit sphere, and a function of (key, i, j) alone.
+    """n_ij for pairs i < j of a layer like g: uniform on the unit sphere, from (key, i, j) alone.
 
-    >>> n = pair_directions(jax.random.key(0), jnp.array([0]), jnp.array([1]), 5, jnp.float32)
+    >>> n = pair_directions(jax.random.key(0), jnp.array([0]), jnp.array([1]), jnp.zeros((2, 5)))
     >>> float(jnp.linalg.norm(n).round(6))
     1.0
     """
+    neurons, features = g.shape
 
     def draw(i, j):
-        pair_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
-        return jax.random.normal(pair_key, (features,), dtype)
+        if neurons <= 2**16:  # i N + j is a number of its own for each pair
+            pair_key = jax.random.fold_in(key, i * jnp.uint32(neurons) + j)
+        else:
+            pair_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
+        return jax.random.normal(pair_key, (features,), g.dtype)
 
-    gaussian = jax.vmap(draw)(i, j)
+    gaussian = jax.vmap(draw)(i.astype(jnp.uint32), j.astype(jnp.uint32))
     return gaussian / jnp.linalg.norm(gaussian, axis=1, keepdims=True)
 
 
@@ -64,7 +68,7 @@ def scatter_pairs(
     Work and randomness go with the number of accepted pairs, whatever it is: there is no cap that
     could drop some. The result does not depend on the size of a chunk, but for rounding.
     """
-    features, candidates = g.shape[1], len(accepted)
+    candidates = len(accepted)
     chunk = min(PAIRS_PER_CHUNK, candidates)
     ranks = jnp.cumsum(accepted, dtype=jnp.int32)  # the n-th accepted is where this reaches n
     total = ranks[-1]
@@ -79,7 +83,7 @@ def scatter_pairs(
         i, j = pair(jnp.minimum(jnp.searchsorted(ranks, n), candidates - 1))
         g_ij = g[j] - g[i]
         g_r = jnp.linalg.norm(g_ij, axis=1, keepdims=True)
-        n_ij = pair_directions(key, i, j, features, g.dtype)
+        n_ij = pair_directions(key, i, j, g)
         dg = (g_ij + restitution * g_r * n_ij) * (weight(i, j) / 2)[:, None]
         dg = jnp.where((n <= total)[:, None], dg, 0)
         return done + chunk, change.at[i].add(dg).at[j].add(-dg)

@@ -10,61 +10,29 @@ the accident does not spread from neuron to neuron; `num_skipped` counts such sl
 """
 
 import functools
-import math
 import warnings
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array
 
+from kinopt._checks import check_block_size, check_choice, check_number
 from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Neurons, PyTree, Scalar, Schedule
 from kinopt.collisions.hard import Combine, Distance, HardStats, Scatter, hard_law
 from kinopt.collisions.soft import SoftStats, soft_law
-from kinopt.layers import Leaf, collidable_leaves, from_neurons, leaf_paths, to_neurons
+from kinopt.collisions.stats import CollisionState
+from kinopt.layers import Leaf, collidable_leaves, from_neurons, to_neurons
 from kinopt.trees import accumulator_dtype
 
-__all__ = [
-    "CollisionState",
-    "CollisionStats",
-    "collision_stats",
-    "hard_collision",
-    "soft_collision",
-]
+__all__ = ["hard_collision", "soft_collision"]
 
 LARGE_LAYER = 8192
 """From here on a step costs enough to say so: N^2 D work at every update."""
-
-
-class CollisionState(NamedTuple):
-    """State of a collision; `stats` has the structure of the parameters.
-
-    A leaf that collides has a float32 vector there, the fields of its law's statistics followed by
-    `num_skipped`; any other leaf has a zero. `collision_stats` reads it.
-    """
-
-    count: Int[Array, ""]  # updates so far
-    key: UInt32[Array, " words"] | None  # raw data of the base key; None for a soft collision
-    stats: PyTree  # of Float[Array, "fields"] or Float[Array, ""]
-
-
-class CollisionStats(NamedTuple):
-    """What the last update did to a leaf; averages, and maxima, over its batch slices.
-
-    A field that a law does not have is None.
-    """
-
-    accepted_fraction: Scalar | None  # of candidate pairs; hard collisions
-    energy_ratio: Scalar  # |g'|^2 / |g|^2
-    gain: Scalar | None  # c |M|_inf; soft collisions; above 1 descent is not guaranteed
-    mean_abs_cosine: Scalar  # of the weights, over pairs of neurons
-    max_abs_cosine: Scalar
-    num_skipped: Scalar  # slices left as they were because of a NaN or infinity, since `init`
 
 
 def soft_collision(
@@ -108,18 +76,19 @@ def soft_collision(
     Raises:
         ValueError: a coefficient out of range; no parameters; a mask or axes that do not fit.
 
+    >>> import kinopt
     >>> params = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.1]])}}  # two like neurons
     >>> grads = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.0]])}}
-    >>> tx = soft_collision(0.1)
+    >>> tx = kinopt.soft_collision(0.1)
     >>> updates, state = tx.update(grads, tx.init(params), params)
     >>> updates["head"]["kernel"]
     Array([[0.8004963, 0.8004963],
            [0.       , 0.       ]], dtype=float32)
-    >>> print(f'{collision_stats(state)["head/kernel"].gain:.4f}')
+    >>> print(f'{kinopt.collision_stats(state)["head/kernel"].gain:.4f}')
     0.1995
     """
-    _check_number("coll_coef", coll_coef, 0, 1 if normalize else None)
-    _check_block_size(block_size)
+    check_number("coll_coef", coll_coef, 0, 1 if normalize else None)
+    check_block_size(block_size)
 
     def law(w: Neurons, g: Neurons, key: Array | None, c: Scalar) -> tuple[Neurons, SoftStats]:
         return soft_law(w, g, c, self_term=self_term, normalize=normalize, block_size=block_size)
@@ -182,22 +151,23 @@ def hard_collision(
 
     Under `optax.inject_hyperparams`, `key`, `block_size`, `mask` and `neuron_axes` are static.
 
+    >>> import kinopt
     >>> params = {"head": {"kernel": jnp.array([[0.0, 0.1], [0.0, 0.0]])}}
     >>> grads = {"head": {"kernel": jnp.array([[1.0, -1.0], [2.0, 2.0]])}}
-    >>> tx = hard_collision(0.5, key=0)
+    >>> tx = kinopt.hard_collision(0.5, key=0)
     >>> updates, state = tx.update(grads, tx.init(params), params)
     >>> updates["head"]["kernel"].sum(axis=1)  # momentum is conserved
     Array([0., 4.], dtype=float32)
-    >>> stats = collision_stats(state)["head/kernel"]
+    >>> stats = kinopt.collision_stats(state)["head/kernel"]
     >>> float(stats.accepted_fraction), float(stats.energy_ratio.round(5))
     (1.0, 1.0)
     """
-    _check_number("coll_coef", coll_coef, 0, 1)
-    _check_number("restitution", restitution, 0, 1)
-    _check_choice("distance", distance, Distance)
-    _check_choice("combine", combine, Combine)
-    _check_choice("scatter", scatter, Scatter)
-    _check_block_size(block_size)
+    check_number("coll_coef", coll_coef, 0, 1)
+    check_number("restitution", restitution, 0, 1)
+    check_choice("distance", distance, Distance)
+    check_choice("combine", combine, Combine)
+    check_choice("scatter", scatter, Scatter)
+    check_block_size(block_size)
     if scatter == "gaussian" and (combine == "matching" or block_size is not None):
         raise ValueError(
             "scatter='gaussian' factors the N x N Laplacian of all accepted pairs: a matching has "
@@ -222,50 +192,6 @@ def hard_collision(
 
     all_pairs = combine != "matching"
     return _collision(law, HardStats, coll_coef, key, mask, neuron_axes, all_pairs=all_pairs)
-
-
-def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
-    """What the last update of the collisions in an optimizer state did, by leaf path.
-
-    The state may be nested in any way: chained, masked, accumulated, partitioned, injected. Where
-    two collisions treat the same leaf, the later one in the chain gets "#2" after the path.
-
-    Returns:
-        A dict from the leaf's path, such as "head/kernel", to its `CollisionStats` of scalars on
-        the device. Only leaves that collide are in it.
-
-    Raises:
-        ValueError: there is no collision in the state.
-    """
-    states = [
-        node
-        for node in jax.tree.leaves(opt_state, is_leaf=_is_collision_state)
-        if _is_collision_state(node)
-    ]
-    if not states:
-        raise ValueError(
-            "there is no collision in this state: pass the optimizer state, or a part of it that "
-            "holds the state of soft_collision or hard_collision."
-        )
-    found: dict[str, CollisionStats] = {}
-    for state in states:
-        law_stats = SoftStats if state.key is None else HardStats
-        (count,) = jax.tree.leaves(state.count)
-        for path, vector in zip(leaf_paths(state.stats), jax.tree.leaves(state.stats), strict=True):
-            if vector.ndim == count.ndim:  # axes that count has too belong to a vmap
-                continue
-            fields = (*law_stats._fields, "num_skipped")
-            values = {field: vector[..., n] for n, field in enumerate(fields)}
-            name, number = path, 1
-            while name in found:
-                number += 1
-                name = f"{path}#{number}"
-            found[name] = CollisionStats(*map(values.get, CollisionStats._fields))
-    return found
-
-
-def _is_collision_state(node: Any) -> bool:
-    return isinstance(node, CollisionState)
 
 
 def _collision(
@@ -301,15 +227,17 @@ def _collision(
         dtype = accumulator_dtype(w, g)
         ws, gs = (to_neurons(x.astype(dtype), leaf.axes) for x in (w, g))
 
-        def one(w: Neurons, g: Neurons, number: Array) -> tuple[Neurons, Array, Array]:
-            after, seen = law(w, g, None if key is None else jax.random.fold_in(key, number), c)
-            finite = jnp.all(jnp.isfinite(after))
-            return jnp.where(finite, after, g), jnp.where(finite, jnp.stack(seen), 0), ~finite
+        def one(w: Neurons, g: Neurons, key: Array | None) -> tuple[Neurons, Array, Array]:
+            after, stats = law(w, g, key, c)
+            seen = jnp.stack(stats)
+            finite = jnp.all(jnp.isfinite(after)) & jnp.all(jnp.isfinite(seen))
+            return jnp.where(finite, after, g), jnp.where(finite, seen, 0), ~finite
 
         if len(ws) == 1:  # a vmap over one slice would still turn branches into selects
-            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], jnp.zeros((), jnp.int32)))
+            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], key))
         else:
-            after, seen, skipped = jax.vmap(one)(ws, gs, jnp.arange(len(ws)))
+            keys = None if key is None else jax.random.split(key, len(ws))
+            after, seen, skipped = jax.vmap(one)(ws, gs, keys)
         overall = jnp.where(_is_maximum(law_stats), jnp.max(seen, axis=0), jnp.mean(seen, axis=0))
         num_skipped = stats[-1] + jnp.sum(skipped)
         return (
@@ -325,8 +253,8 @@ def _collision(
         weights = _weights(params, structure)
         c = coll_coef(state.count) if callable(coll_coef) else coll_coef
         step_key = None
-        if key is not None:
-            step_key = jax.random.fold_in(typed_key(state.key, key), state.count)
+        if key is not None and state.key is not None:
+            step_key = jax.random.fold_in(typed_key(state.key, like=key), state.count)
 
         stats = jax.tree.leaves(state.stats)
         for n, leaf in enumerate(collidable_leaves(params, mask, neuron_axes)):
@@ -339,13 +267,14 @@ def _collision(
                 functools.partial(collide, leaf), weights[n], gradients[n], stats[n], leaf_key, c
             )
         new_state = CollisionState(
-            count=optax.safe_increment(state.count),
+            count=jnp.asarray(optax.safe_increment(state.count)),
             key=state.key,
             stats=jax.tree.unflatten(jax.tree.structure(state.stats), stats),
         )
         return jax.tree.unflatten(structure, gradients), new_state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # Optax's types do not know states that are NamedTuples.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _is_maximum(law_stats: type[SoftStats] | type[HardStats]) -> Array:
@@ -353,7 +282,7 @@ def _is_maximum(law_stats: type[SoftStats] | type[HardStats]) -> Array:
     return jnp.array([name in ("gain", "max_abs_cosine") for name in law_stats._fields])
 
 
-def _weights(params: PyTree, structure: jax.tree_util.PyTreeDef) -> list[Array]:
+def _weights(params: PyTree, structure: Any) -> list[Array]:
     if params is None:
         raise ValueError(
             "a collision needs the weights: call update(grads, state, params), not "
@@ -404,28 +333,4 @@ def _warn(leaves: list[Leaf], mask: Any, all_pairs: bool) -> None:
             "needs a floating type, two axes or more, and two neurons or more. The leaves are "
             + ", ".join(f"{leaf.path} {leaf.shape}" for leaf in leaves),
             stacklevel=3,
-        )
-
-
-def _check_number(name: str, value: Any, low: float, high: float | None) -> None:
-    """Raises on a plain number out of range; arrays and schedules cannot be looked into."""
-    if isinstance(value, str) or value is None:
-        raise ValueError(f"{name} must be a number or a schedule, got {value!r}.")
-    if not isinstance(value, int | float | np.number):
-        return
-    if not (low <= value and (value <= high if high is not None else math.isfinite(value))):
-        upper = "" if high is None else f" and at most {high}"
-        raise ValueError(f"{name} must be at least {low}{upper}, got {value}.")
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}.")
-
-
-def _check_block_size(block_size: Any) -> None:
-    if block_size is not None and not (isinstance(block_size, int | np.integer) and block_size > 0):
-        raise ValueError(
-            f"block_size must be a positive int or None, got {block_size!r}. It sets array shapes: "
-            "under optax.inject_hyperparams, name it in static_args."
         )

@@ -1,0 +1,1 @@
+"""Experiments of the Born-Infeld paper: energy-conserving descent."""

@@ -1,0 +1,1 @@
+"""One experiment for each question about what the methods really do."""

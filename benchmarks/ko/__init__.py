@@ -1,0 +1,1 @@
+"""Experiments of the kinetics-inspired neural optimizer paper: collisions."""

@@ -1,0 +1,66 @@
+"""Small Flax networks; the classifier layer is always called `head`."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+__all__ = ["MLP", "ConvNet", "NnxMLP"]
+
+
+class MLP(linen.Module):
+    """Images are flattened, pass the hidden layers with ReLU, and end in `head`."""
+
+    hidden: Sequence[int] = (128, 128)
+    num_classes: int = 10
+
+    @linen.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Class logits of a batch of images."""
+        x = images.reshape(images.shape[0], -1)
+        for width in self.hidden:
+            x = linen.relu(linen.Dense(width)(x))
+        return linen.Dense(self.num_classes, name="head")(x)
+
+
+class NnxMLP(nnx.Module):
+    """The same network as `MLP`, written in Flax's newer interface."""
+
+    def __init__(
+        self,
+        num_pixels: int,
+        hidden: Sequence[int] = (128, 128),
+        num_classes: int = 10,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        widths = (num_pixels, *hidden)
+        self.hidden = nnx.List(
+            nnx.Linear(before, after, rngs=rngs) for before, after in itertools.pairwise(widths)
+        )
+        self.head = nnx.Linear(widths[-1], num_classes, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Class logits of a batch of images."""
+        x = images.reshape(images.shape[0], -1)
+        for layer in self.hidden:
+            x = nnx.relu(layer(x))
+        return self.head(x)
+
+
+class ConvNet(linen.Module):
+    """Three convolutions with stride 2, a global mean, and `head`: a cheap but honest network."""
+
+    channels: Sequence[int] = (32, 64, 128)
+    num_classes: int = 10
+
+    @linen.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Class logits of a batch of images, [batch, height, width] or with channels last."""
+        x = images[..., None] if images.ndim == 3 else images
+        for width in self.channels:
+            x = linen.relu(linen.Conv(width, (3, 3), strides=(2, 2))(x))
+        x = jnp.mean(x, axis=(1, 2))
+        return linen.Dense(self.num_classes, name="head")(x)

@@ -1,0 +1,1 @@
+"""What the transformations cost: time and memory."""

@@ -1,0 +1,24 @@
+"""A strict session: eight simulated devices, shapes and types of kinopt's functions checked."""
+
+import os
+import tempfile
+
+import hypothesis
+import jaxtyping
+
+from tests import typecheck
+
+# Before JAX starts, which reads them once. Tests compile much and compute little.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kinopt-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["MPLBACKEND"] = "Agg"
+
+jaxtyping.install_import_hook("kinopt", f"{typecheck.__name__}.check")
+
+# Compilation makes the first example of a shape slow; that is no defect of the code under test.
+hypothesis.settings.register_profile("kinopt", deadline=None, max_examples=15, derandomize=True)
+hypothesis.settings.load_profile("kinopt")

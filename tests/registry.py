@@ -1,0 +1,122 @@
+"""Every transformation of the library, with what the shared batteries must know of it.
+
+A new transformation is one more entry here, and every battery runs over it.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import kinopt
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A transformation and its capabilities."""
+
+    name: str
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    static: tuple[str, ...] = ()  # what inject_hyperparams must leave alone
+    hyperparameter: str = "coll_coef"  # a number that inject_hyperparams can change
+    is_variant: bool = False  # differs from another case inside its law only: a slow test
+    needs_params: bool = False
+    needs_value: bool = False
+
+    def make(self) -> optax.GradientTransformationExtraArgs:
+        return self.factory(**self.arguments)
+
+
+def _soft(is_variant=True, **options) -> Case:
+    name = "-".join(["soft", *options])
+    return Case(
+        name,
+        kinopt.soft_collision,
+        {"coll_coef": 0.1, **options},
+        static=("block_size",),
+        is_variant=is_variant,
+        needs_params=True,
+    )
+
+
+def _hard(is_variant=True, **options) -> Case:
+    name = "-".join(["hard", *(str(option) for option in options.values())])
+    return Case(
+        name,
+        kinopt.hard_collision,
+        {"coll_coef": 0.8, **options},
+        static=("key", "block_size"),
+        is_variant=is_variant,
+        needs_params=True,
+    )
+
+
+def _descent(name, factory, *, is_variant=True, **arguments) -> Case:
+    counts = ("key", "fixed_bounce_every", "num_fixed_bounces", "patience")
+    return Case(
+        name,
+        factory,
+        {"learning_rate": 0.05, **arguments},
+        static=tuple(n for n in counts if n in inspect.signature(factory).parameters),
+        hyperparameter="learning_rate",
+        is_variant=is_variant,
+        needs_value=True,
+    )
+
+
+def _ecd(name, **arguments) -> Case:
+    hamiltonian = getattr(kinopt.hamiltonians, name)()
+    return _descent(f"ecd-{name}", kinopt.ecd, hamiltonian=hamiltonian, **arguments)
+
+
+CASES = [
+    _soft(is_variant=False),
+    _soft(self_term=False),
+    _soft(normalize=True),
+    _soft(block_size=3),
+    _hard(is_variant=False),
+    _hard(distance="l2"),
+    _hard(combine="metropolis"),
+    _hard(is_variant=False, combine="matching"),
+    _hard(scatter="gaussian"),
+    _hard(restitution=0.5, approaching_only=True, block_size=3),
+    _descent("bbi", kinopt.bbi, is_variant=False),
+    _descent("bbi-bouncing", kinopt.bbi, fixed_bounce_every=1, num_fixed_bounces=2),
+    _descent("bbi-leapfrog", kinopt.bbi, integrator="leapfrog", extra_energy=1.0),
+    _descent("bbi-adaptive", kinopt.bbi, adapt_f_min=True, f_min=3.0),
+    _descent("bbi-random", kinopt.bbi, initial_direction="random", extra_energy=1.0),
+    _descent("ecdsep", kinopt.ecdsep, eta=2.0, nu=1e-2),
+    _ecd("massive", extra_energy=1.0),
+    _ecd("logarithmic", extra_energy=1.0),
+]
+
+
+def parameters(dtype=jnp.float32) -> dict[str, Any]:
+    """A small tree with a Dense layer, a stacked one, a bias and an empty branch."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    return {
+        "body": {
+            "kernel": 0.5 * jax.random.normal(keys[0], (8, 16), dtype),
+            "bias": jnp.linspace(-1, 1, 16, dtype=dtype),
+        },
+        "frozen": None,
+        "stack": 0.3 * jax.random.normal(keys[1], (2, 8, 4), dtype),
+    }
+
+
+def loss(params) -> jax.Array:
+    """A smooth function of all parameters, above zero."""
+    parts = [jnp.sum(jnp.square(jnp.sin(x) + 0.3)) for x in jax.tree.leaves(params)]
+    return sum(part.astype(jnp.promote_types(part.dtype, jnp.float32)) for part in parts)
+
+
+def step(tx, params, state):
+    """One update; what a training loop does with any of these."""
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, state = tx.update(grads, state, params, value=value)
+    return updates, state

@@ -1,0 +1,314 @@
+"""What JAX, Optax and Flax ask of any transformation, asked of all of ours."""
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import tests.registry as registry
+from tests.registry import CASES, Case, loss, parameters, step
+
+pytestmark = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.is_variant else [])
+        for case in CASES
+    ],
+)
+
+
+def assert_equal(left, right, **tolerance):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), **{"rtol": 0, **tolerance}
+        )
+
+
+def types(tree):
+    return jax.tree.map(lambda x: jax.typeof(x), tree)
+
+
+def run(tx, params, steps=3):
+    """Updates of a few compiled steps, and the last state."""
+    state = tx.init(params)
+    one = jax.jit(lambda params, state: step(tx, params, state))
+    for _ in range(steps):
+        updates, state = one(params, state)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize(
+    ("dtype", "x64"),
+    [
+        ("float16", False),
+        ("bfloat16", False),
+        ("float32", False),
+        ("float32", True),
+        ("float64", True),
+    ],
+)
+def test_types_are_stable_and_one_trace_suffices(case: Case, dtype, x64):
+    with jax.enable_x64(x64):
+        tx, params, traces = case.make(), parameters(dtype), 0
+
+        @jax.jit
+        def one(params, state):
+            nonlocal traces
+            traces += 1
+            updates, state = step(tx, params, state)
+            return optax.apply_updates(params, updates), updates, state
+
+        state = tx.init(params)
+        first = types(state)
+        for _ in range(3):
+            params, updates, state = one(params, state)
+        assert traces == 1
+        assert types(state) == first
+        assert not any(leaf.weak_type for leaf in jax.tree.leaves(types(state)))
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (updates, params))
+        assert shapes[0] == shapes[1]
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(updates)} == {dtype}
+        assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((updates, state)))
+
+
+def test_it_does_something(case: Case):
+    """The battery would be empty if these settings left the gradients as they are."""
+    params = parameters()
+    tx = case.make()
+    updates, _ = step(tx, params, tx.init(params))
+    gradients = jax.grad(loss)(params)
+    assert not np.array_equal(updates["body"]["kernel"], gradients["body"]["kernel"])
+    assert not np.array_equal(updates["stack"], gradients["stack"])
+
+
+def test_extra_arguments_are_accepted(case: Case):
+    params, tx = parameters(), case.make()
+    grads = jax.grad(loss)(params)
+    state = tx.init(params)
+    plain, _ = tx.update(grads, state, params, value=loss(params))
+    extra, _ = tx.update(grads, state, params, value=loss(params), grad=grads, unheard_of=1)
+    assert_equal(plain, extra)
+
+
+def test_missing_arguments_are_explained(case: Case):
+    params, tx = parameters(), case.make()
+    grads, state = jax.grad(loss)(params), tx.init(params)
+    if case.needs_params:
+        with pytest.raises(ValueError, match="params"):
+            tx.update(grads, state, value=loss(params))
+        with pytest.raises(ValueError, match="structure"):
+            tx.update(grads, state, {"other": jnp.zeros((2, 2))}, value=loss(params))
+    if case.needs_value:
+        with pytest.raises(ValueError, match="value"):
+            tx.update(grads, state, params)
+
+
+def test_eager_equals_jit(case: Case):
+    params, tx = parameters(), case.make()
+    eager, _ = step(tx, params, tx.init(params))
+    compiled, _ = jax.jit(lambda params: step(tx, params, tx.init(params)))(params)
+    assert_equal(eager, compiled, atol=1e-5)
+
+
+def test_jit_of_init(case: Case):
+    params, tx = parameters(), case.make()
+    assert_equal(tx.init(params), jax.jit(tx.init)(params))
+    assert types(tx.init(params)) == types(jax.jit(tx.init)(params))
+    abstract = jax.eval_shape(tx.init, params)
+    assert jax.tree.structure(abstract) == jax.tree.structure(tx.init(params))
+
+
+def test_scan_equals_loop(case: Case):
+    params, tx = parameters(), case.make()
+
+    def body(carry, _):
+        params, state = carry
+        updates, state = step(tx, params, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    (scanned, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=3)
+    looped, _ = run(tx, params)
+    assert_equal(scanned, looped, atol=1e-5)
+
+
+def test_vmap_equals_loop(case: Case):
+    tx = case.make()
+    params = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x, 1.4 * x]), parameters())
+
+    def two_steps(params):
+        state = tx.init(params)
+        for _ in range(2):
+            updates, state = step(tx, params, state)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    together, _ = jax.jit(jax.vmap(two_steps))(params)
+    for n in range(3):
+        alone, _ = jax.jit(two_steps)(jax.tree.map(lambda x, n=n: x[n], params))
+        assert_equal(jax.tree.map(lambda x, n=n: x[n], together), alone, atol=1e-5)
+
+
+def test_donation(case: Case):
+    """No buffer twice in a state, nor shared with the parameters or with the transformation."""
+    params, tx = parameters(), case.make()
+
+    def one(params, state):
+        updates, state = step(tx, params, state)
+        return optax.apply_updates(params, updates), state
+
+    expected, _ = run(tx, params, steps=2)
+    for _ in range(2):  # the second run finds out whether the first destroyed the transformation
+        mine = jax.tree.map(jnp.copy, params)
+        donated, state = jax.jit(one, donate_argnums=(0, 1))(mine, tx.init(mine))
+        donated, state = jax.jit(one, donate_argnums=(0, 1))(donated, state)
+        assert_equal(donated, expected, atol=1e-6)
+
+
+def test_inject_hyperparams_equals_direct(case: Case):
+    params = parameters()
+    injected = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
+    direct, _ = run(case.make(), params, steps=2)
+    through, _ = run(injected, params, steps=2)
+    assert_equal(through, direct, atol=1e-6)
+
+
+def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
+    params, traces = parameters(), 0
+    tx = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
+    state = tx.init(params)
+
+    @jax.jit
+    def one(params, state):
+        nonlocal traces
+        traces += 1
+        return step(tx, params, state)
+
+    before, _ = one(params, state)
+    hyperparameter = state.hyperparams[case.hyperparameter]
+    state.hyperparams[case.hyperparameter] = hyperparameter / 2
+    after, _ = one(params, state)
+    assert traces == 1
+    assert not np.array_equal(before["stack"], after["stack"])
+
+
+def test_multi_steps_sees_the_mean_gradient(case: Case):
+    params = parameters()
+    tx, accumulated = case.make(), optax.MultiSteps(case.make(), 2)
+    value, grads = jax.value_and_grad(loss)(params)
+    direct, _ = tx.update(grads, tx.init(params), params, value=value)
+    state = accumulated.init(params)
+    halves = [jax.tree.map(lambda x, f=f: f * x, grads) for f in (0.5, 1.5)]
+    nothing, state = accumulated.update(halves[0], state, params, value=value)
+    together, state = accumulated.update(halves[1], state, params, value=value)
+    assert all(not bool(jnp.any(x)) for x in jax.tree.leaves(nothing))
+    assert_equal(together, direct, atol=1e-5)
+
+
+def test_masked_and_partition_leave_the_rest_alone(case: Case):
+    params = parameters()
+    grads = jax.grad(loss)(params)
+    masked = optax.masked(case.make(), {"body": True, "frozen": None, "stack": False})
+    labels = {"body": "ours", "frozen": None, "stack": "theirs"}
+    partition = optax.partition({"ours": case.make(), "theirs": optax.identity()}, labels)
+    results = []
+    for tx in (masked, partition):
+        updates, _ = step(tx, params, tx.init(params))
+        assert_equal(updates["stack"], grads["stack"])
+        assert not np.array_equal(updates["body"]["kernel"], grads["body"]["kernel"])
+        results.append(updates)
+    assert_equal(*results)
+
+
+def test_map_params(case: Case):
+    params, tx = parameters(), case.make()
+    chain = optax.chain(tx, optax.identity())
+    state = chain.init(params)
+    names = jax.tree.map(lambda _: "a leaf", params)
+    same = optax.tree.map_params(chain, lambda leaf, name: leaf, state, names)
+    assert_equal(same, state)
+
+
+def test_flax_serialization_resumes_bit_for_bit(case: Case):
+    params, tx = parameters(), case.make()
+    state = tx.init(params)
+    one = jax.jit(lambda state: step(tx, params, state))
+    _, state = one(state)
+    restored = flax.serialization.from_bytes(tx.init(params), flax.serialization.to_bytes(state))
+    assert_equal(one(restored), one(state))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+def test_sharded_equals_whole(case: Case, kind):
+    params, tx = parameters(), case.make()
+    value, grads = jax.value_and_grad(loss)(params)
+    state = tx.init(params)
+    expected, _ = tx.update(grads, state, params, value=value)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        specs = {
+            "body": {"kernel": P("x", "y"), "bias": P("y")},
+            "frozen": None,
+            "stack": P(None, "x", "y"),
+        }
+        layout = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        params, grads = jax.device_put((params, grads), (layout, layout))
+        state = jax.jit(tx.init)(params)
+        update = jax.jit(lambda g, s, p, v: tx.update(g, s, p, value=v))
+        updates, after = update(grads, state, params, value)
+        assert_equal(updates, expected, atol=1e-4)
+        if kind is AxisType.Explicit:
+            assert types(updates) == types(params)
+            assert types(after) == types(state)
+
+
+def test_sharded_init_with_out_shardings(case: Case):
+    """The recipe for a state that lands where its parameters are."""
+    params, tx = parameters(), case.make()
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    layout = jax.tree.map(lambda x: NamedSharding(mesh, P("x")), params)
+    layout["stack"] = NamedSharding(mesh, P(None, "x"))
+    params = jax.device_put(params, layout)
+    everywhere = NamedSharding(mesh, P())
+    shardings = optax.tree.map_params(
+        tx,
+        # Statistics have a small vector where the parameters have a leaf.
+        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else everywhere,
+        jax.eval_shape(tx.init, params),
+        params,
+        layout,
+        transform_non_params=lambda _: everywhere,
+    )
+    state = jax.jit(tx.init, out_shardings=shardings)(params)
+    assert_equal(state, case.make().init(parameters()))
+    updates, _ = jax.jit(lambda p, s: step(tx, p, s))(params, state)
+    expected, _ = step(tx, parameters(), tx.init(parameters()))
+    assert_equal(updates, expected, atol=1e-4)
+
+
+def test_odd_leaves_pass(case: Case):
+    """Integers, 0-d, empty, single neurons: no NaN, and untouched where nothing can move them."""
+    params = {
+        "integer": jnp.arange(6).reshape(2, 3),
+        "scalar": jnp.float32(2.0),
+        "empty": jnp.zeros((0, 3)),
+        "none": None,
+        "masked": optax.MaskedNode(),
+        "one neuron": jnp.ones((4, 1)),
+        "kernel": registry.parameters()["body"]["kernel"],
+    }
+    floating = {name: params[name] for name in ("scalar", "empty", "one neuron", "kernel")}
+    grads = jax.tree.map(jnp.zeros_like, params) | jax.grad(loss)(floating)
+    tx = case.make()
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=loss(floating))
+    assert jax.tree.structure(updates) == jax.tree.structure(grads)
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(updates))
+    assert_equal(updates["integer"], grads["integer"])
+    if not case.needs_value:
+        for name in ("scalar", "empty", "one neuron"):
+            assert_equal(updates[name], grads[name])

@@ -1,0 +1,193 @@
+"""The measures of condensation against loops, closed forms and extreme scales."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tests.oracle as oracle
+from kinopt import metrics
+from kinopt.layers import NeuronAxes, layer_mask
+
+MEASURES = [
+    metrics.neuron_similarity,
+    metrics.weight_correlation,
+    metrics.entropy,
+    metrics.effective_rank,
+]
+
+
+def stacked(w):
+    """All four numbers of a layer, in the order of `MEASURES`."""
+    return jnp.stack([measure(w) for measure in MEASURES])
+
+
+measure_all = jax.jit(stacked, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def off_diagonal_cosines(w):
+    """|cos| of all ordered pairs, by the oracle's loop."""
+    return np.array(
+        [abs(oracle.cosine(w[i], w[j])) for i in range(len(w)) for j in range(len(w)) if i != j]
+    )
+
+
+def test_agree_with_loops():
+    w = normal(7, 5)
+    w[3] = 0
+    expected = np.array([[oracle.cosine(a, b) for b in w] for a in w])
+    pairs = off_diagonal_cosines(w)
+    with jax.enable_x64(True):
+        w = jnp.asarray(w)
+        np.testing.assert_allclose(metrics.cosine_similarity(w), expected, atol=1e-15)
+        similarity, correlation, *_ = measure_all(w)
+        assert abs(similarity - pairs.max()) < 1e-14
+        assert abs(correlation - pairs.mean()) < 1e-14
+
+
+def test_entropy_is_that_of_the_singular_values():
+    w = normal(6, 4)
+    unit = w / np.linalg.norm(w, axis=1, keepdims=True)
+    p = np.linalg.svd(unit, compute_uv=False)
+    p /= p.sum()
+    with jax.enable_x64(True):
+        _, _, entropy, effective_rank = measure_all(jnp.asarray(w))
+        assert abs(entropy + (p * np.log(p)).sum()) < 1e-13
+        assert abs(effective_rank - np.prod(p**-p)) < 1e-12
+
+
+def test_order_and_disorder():
+    """Section 3.5: entropy 0 when all neurons are alike, its maximum when they are random."""
+    neurons = 16
+    alike = np.outer(normal(neurons), normal(2000, seed=1))  # parallel and antiparallel
+    orthogonal = np.linalg.qr(normal(2000, neurons))[0].T
+    random = normal(neurons, 2000)
+    clusters = orthogonal[np.arange(neurons) % 4]
+    alike, orthogonal, random, clusters = map(jnp.asarray, (alike, orthogonal, random, clusters))
+    _, alike_correlation, alike_entropy, _ = measure_all(alike)
+    assert alike_entropy < 1e-4
+    assert abs(alike_correlation - 1) < 1e-5
+    _, orthogonal_correlation, orthogonal_entropy, _ = measure_all(orthogonal)
+    assert abs(orthogonal_entropy - np.log(neurons)) < 1e-5
+    assert orthogonal_correlation < 1e-6
+    _, random_correlation, random_entropy, _ = measure_all(random)
+    assert np.log(neurons) - 0.01 < random_entropy < np.log(neurons)
+    assert abs(measure_all(clusters)[3] - 4) < 1e-3
+    # mean |cos| of independent Gaussian neurons: sqrt(2 / (pi D)), give or take 5 standard errors
+    expected = np.sqrt(2 / (np.pi * 2000))
+    error = expected * np.sqrt((np.pi / 2 - 1) / (neurons * (neurons - 1) / 2))
+    assert abs(random_correlation - expected) < 5 * error
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e30])
+def test_rows_of_any_norm(scale):
+    w = jnp.asarray(normal(6, 8), jnp.float32)
+    scaled = w.at[::2].multiply(scale)
+    np.testing.assert_allclose(
+        metrics.cosine_similarity(scaled), metrics.cosine_similarity(w), atol=1e-6
+    )
+    np.testing.assert_allclose(measure_all(scaled), measure_all(w), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (6, 8), (0, 5), (3, 0)])
+def test_zeros_and_degenerate_shapes(shape):
+    assert measure_all(jnp.zeros(shape)).tolist() == [0, 0, 0, 1]
+    np.testing.assert_array_equal(
+        metrics.cosine_similarity(jnp.zeros(shape)), np.zeros((shape[0], shape[0]))
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("measure", [metrics.cosine_similarity, measure_all])
+def test_accumulates_in_float32(measure, dtype):
+    w = jnp.asarray(normal(6, 300), dtype)
+    result = measure(w)
+    assert result.dtype == jnp.float32
+    np.testing.assert_array_equal(result, measure(w.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("measure", [metrics.cosine_similarity, stacked])
+def test_jit_and_vmap(measure):
+    batch = jnp.asarray(normal(3, 6, 8), jnp.float32)
+    one = jax.jit(measure)
+    expected = np.stack([one(w) for w in batch])
+    np.testing.assert_allclose(jax.jit(jax.vmap(measure))(batch), expected, rtol=1e-5, atol=1e-6)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    lengths=st.lists(st.sampled_from([-1e3, -1.0, 1e-3, 1.0, 7.0]), min_size=5, max_size=5),
+)
+def test_invariant_to_order_length_and_sign_of_neurons(seed, lengths):
+    w = np.float32(normal(5, 4, seed=seed))
+    order = np.random.default_rng(seed).permutation(5)
+    other = (np.float32(lengths)[:, None] * w)[order]
+    similarity, correlation, entropy, rank = measure_all(w)
+    np.testing.assert_allclose(
+        measure_all(other), [similarity, correlation, entropy, rank], atol=3e-5
+    )
+    assert 0 <= correlation <= similarity <= 1
+    assert -1e-6 <= entropy <= np.log(4) + 1e-6
+
+
+class TestReport:
+    """`report`: which layers, which numbers, how they print."""
+
+    params = {  # noqa: RUF012
+        "body": {"kernel": np.float32(normal(8, 5)), "bias": np.zeros(5, np.float32)},
+        "head": {"kernel": np.float32(normal(5, 3)), "steps": np.ones((3, 3), int)},
+    }
+
+    def test_one_row_for_each_layer(self):
+        table = metrics.report(self.params)
+        assert list(table) == ["body/kernel", "head/kernel"]
+        w = jnp.asarray(self.params["body"]["kernel"].T)
+        row = table["body/kernel"]
+        assert row[:2] == w.shape
+        np.testing.assert_allclose(
+            [row.neuron_similarity, row.weight_correlation, row.entropy, row.effective_rank],
+            measure_all(w),
+            rtol=1e-5,
+        )
+
+    def test_mask(self):
+        assert list(metrics.report(self.params, layer_mask("head"))) == ["head/kernel"]
+        mask = {"body": True, "head": False}
+        assert list(metrics.report(self.params, mask)) == ["body/kernel"]
+
+    def test_batch_axes_are_averaged_and_the_largest_similarity_kept(self):
+        stack = {"heads": np.float32(normal(4, 6, 3))}  # 4 heads of 3 neurons
+        row = metrics.report(stack, neuron_axes=NeuronAxes(2, 1))["heads"]
+        slices = [metrics.report({"head": head})["head"] for head in stack["heads"]]
+        assert (row.neurons, row.features) == (3, 6)
+        for name, combine in [
+            ("weight_correlation", np.mean),
+            ("neuron_similarity", np.max),
+            ("effective_rank", np.mean),
+            ("entropy", np.mean),
+        ]:
+            expected = combine([getattr(part, name) for part in slices])
+            assert abs(getattr(row, name) - expected) < 1e-5, name
+
+    def test_text_is_aligned_and_complete(self):
+        table = metrics.report(self.params)
+        lines = str(table).split("\n")
+        assert len(lines) == 3
+        assert len({len(line) for line in lines}) == 1
+        assert lines[2].startswith("head/kernel")
+        assert f"{table['head/kernel'].entropy:.3f}" in lines[2]
+
+    def test_html(self):
+        page = metrics.report({"<layer>": self.params["head"]["kernel"]})._repr_html_()
+        assert page.count("<tr>") == 2
+        assert "&lt;layer&gt;" in page
+
+    def test_nothing_to_report(self):
+        assert metrics.report({}) == {}
+        assert len(str(metrics.report({})).split("\n")) == 1
