@@ -1,16 +1,12 @@
-"""What a step of each optimizer costs: bbi and ecdsep beside sgd, adam and adamw.
+"""Does a step of energy-conserving descent cost no more than one of Adam?
 
-Question: does a step of energy-conserving descent cost no more than one of Adam, on a tree of 50
-million parameters? In the BBI paper this is left open; its state is one momentum, half of Adam's.
-
-A step is `tx.update` and `optax.apply_updates`, jitted, with parameters and state donated and a
-fixed gradient. The optimizers run side by side in one process, interleaved round by round, so
-that a slow moment of a shared machine hits all of them; a ratio is taken within a round. A row is
-one optimizer on one tree: median and quartiles of the time and of its ratio to Adam's.
+The BBI paper leaves it open; its state is one momentum, half of Adam's. A step here is `tx.update`
+and `optax.apply_updates`, jitted, with parameters and state donated and a fixed gradient. The
+optimizers take turns; ratios are medians of the ratios within a turn, with 95 % intervals.
 """
 
-import dataclasses
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -18,32 +14,33 @@ import numpy as np
 import optax
 
 import kinopt
+from benchmarks.markdown import table_of
+from benchmarks.record import Row, latest
+from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
-__all__ = ["PRESETS", "Settings", "run"]
+__all__ = ["PRESETS", "Settings", "run", "table"]
+
+KERNEL = (2048, 2048)
+"""A tree is made of such leaves, and a vector for what is left over."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Settings:
-    """What to time.
-
-    Args:
-      sizes: numbers of parameters; each tree has leaves of a million or fewer in two shapes.
-      rounds: rounds in which every optimizer is timed once.
-      steps: steps in a timing.
-      dtype: type of parameters, gradient and state.
-    """
+    """Numbers of parameters, how often each optimizer takes its turn, and the type of it all."""
 
     sizes: tuple[int, ...] = (1_000_000, 50_000_000)
-    rounds: int = 15
-    steps: int = 3
+    num_turns: int = 21
     dtype: str = "float32"
+    seed: int = 0
 
 
 PRESETS = {
-    "smoke": Settings(sizes=(10_000,), rounds=3, steps=2),
+    "smoke": Settings(sizes=(10_000,), num_turns=6),
     "laptop": Settings(),
-    "paper": Settings(rounds=51, steps=5),
+    "paper": Settings(num_turns=101),
 }
+
+YARDSTICK = "adam"
 
 OPTIMIZERS = {
     "adam": lambda: optax.adam(1e-3),
@@ -55,100 +52,77 @@ OPTIMIZERS = {
     "ecdsep, nu=0": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0, nu=0),
     "ecdsep": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0),
 }
-"""Adam first: it is the yardstick. A rotation (nu) draws a normal number for each parameter."""
+"""A rotation (nu > 0) draws a normal number for each parameter at each step."""
 
 
-def _tree(size: int, dtype: str, seed: int) -> dict[str, jax.Array]:
-    """Square-ish kernels of about 4 million entries, and a vector for what is left over."""
-    generator = np.random.default_rng(seed)
-    kernel = (2048, 2048)
-    count, rest = divmod(size, kernel[0] * kernel[1])
-    shapes = {f"kernel_{i}": kernel for i in range(count)} | ({"rest": (rest,)} if rest else {})
+def _tree(key: jax.Array, size: int, dtype: str) -> dict[str, jax.Array]:
+    count, rest = divmod(size, KERNEL[0] * KERNEL[1])
+    shapes = {f"kernel_{n}": KERNEL for n in range(count)} | ({"rest": (rest,)} if rest else {})
+    keys = jax.random.split(key, len(shapes))
     return {
-        name: jnp.asarray(generator.standard_normal(shape, np.float32) * 1e-2, dtype)
-        for name, shape in shapes.items()
+        name: 0.01 * jax.random.normal(subkey, shape, dtype)
+        for subkey, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
 
 
-def _stepper(optimizer: optax.GradientTransformation):
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def step(params, state, gradient, value):
-        updates, state = optimizer.update(gradient, state, params, value=value)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1))
+def run(settings: Settings) -> Iterator[Row]:
+    """One row for each optimizer on each tree."""
+    for size in settings.sizes:
+        yield from _rows(settings, size)
 
 
-def _time_one(step, params, state, gradient, value, steps: int):
-    start = time.perf_counter()
-    for _ in range(steps):
-        params, state = step(params, state, gradient, value)
-    jax.block_until_ready((params, state))
-    return (time.perf_counter() - start) / steps, params, state
-
-
-def _summary(values) -> tuple[float, float, float]:
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return float(middle), float(low), float(high)
-
-
-def _measure(size: int, settings: Settings) -> list[dict]:
-    gradient = _tree(size, settings.dtype, seed=1)
+def _rows(settings: Settings, size: int) -> Iterator[Row]:
+    params_key, gradient_key = jax.random.split(jax.random.key(settings.seed))
+    gradient = _tree(gradient_key, size, settings.dtype)
     value = jnp.ones((), jnp.float32)
-    steps = {name: _stepper(make()) for name, make in OPTIMIZERS.items()}
-    # One set of parameters for all, handed on: only the states differ.
-    params = _tree(size, settings.dtype, seed=0)
-    states = {}
-    for name, make in OPTIMIZERS.items():  # the first step compiles
-        _, params, states[name] = _time_one(
-            steps[name], params, make().init(params), gradient, value, 1
-        )
-    seconds = {name: [] for name in OPTIMIZERS}
-    for _ in range(settings.rounds):
-        for name in OPTIMIZERS:
-            taken, params, states[name] = _time_one(
-                steps[name], params, states[name], gradient, value, settings.steps
-            )
-            seconds[name].append(taken)
-    rows = []
+    # One set of parameters for all, handed on from turn to turn: only the states differ.
+    params = _tree(params_key, size, settings.dtype)
+    states, calls = {}, {}
+
+    def stepper(name: str, optimizer: optax.GradientTransformationExtraArgs):
+        def step(params, state, gradient, value):
+            updates, state = optimizer.update(gradient, state, params, value=value)
+            return optax.apply_updates(params, updates), state
+
+        compiled = jax.jit(step, donate_argnums=(0, 1))
+
+        def advance():
+            nonlocal params
+            params, states[name] = compiled(params, states[name], gradient, value)
+            return params, states[name]
+
+        return advance
+
+    for name, make in OPTIMIZERS.items():
+        optimizer = optax.with_extra_args_support(make())
+        states[name] = optimizer.init(params)
+        calls[name] = stepper(name, optimizer)
+    seconds = interleaved(calls, settings.num_turns)
     for name, times in seconds.items():
-        median, low, high = _summary(times)
-        ratio, ratio_low, ratio_high = _summary(np.array(times) / np.array(seconds["adam"]))
-        floats = [x for x in jax.tree.leaves(states[name]) if x.size > 16]
-        rows.append(
-            {
-                "optimizer": name,
-                "parameters": size,
-                "dtype": settings.dtype,
-                "milliseconds": 1e3 * median,
-                "milliseconds_low": 1e3 * low,
-                "milliseconds_high": 1e3 * high,
-                "ratio_to_adam": ratio,
-                "ratio_low": ratio_low,
-                "ratio_high": ratio_high,
-                "state_per_parameter": sum(x.size for x in floats) / size,
-            }
-        )
-    return rows
+        yield {
+            "parameters": size,
+            "optimizer": name,
+            "milliseconds": [1e3 * float(q) for q in np.quantile(times, [0.25, 0.5, 0.75])],
+            "ratio": list(median_ratio(times, seconds[YARDSTICK])),
+            "state_per_parameter": sum(
+                leaf.size for leaf in jax.tree.leaves(states[name]) if leaf.ndim and leaf.size > 8
+            )
+            / size,
+        }
 
 
-def _show(rows: list[dict]) -> str:
-    lines = [
-        "| parameters | optimizer | ms a step (quartiles) | ratio to adam (quartiles) | state |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        "| {parameters:,} | {optimizer} | {milliseconds:.2f} ({milliseconds_low:.2f} to "
-        "{milliseconds_high:.2f}) | {ratio_to_adam:.2f} ({ratio_low:.2f} to {ratio_high:.2f}) | "
-        "{state_per_parameter:.0f} |".format(**row)
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def run(settings: Settings) -> list[dict]:
-    """Time every optimizer on every size; prints the table and returns its rows."""
-    rows = [row for size in settings.sizes for row in _measure(size, settings)]
-    print(_show(rows))
-    return rows
+def table(rows: list[Row]) -> str:
+    """Times with quartiles, and ratios to Adam, of the last run."""
+    return table_of(
+        ["parameters", "optimizer", "ms (quartiles)", "ratio to adam", "numbers a parameter"],
+        [
+            [
+                f"{row['parameters']:,}",
+                row["optimizer"],
+                "{1:.2f} ({0:.2f} to {2:.2f})".format(*row["milliseconds"]),
+                str(MedianRatio(*row["ratio"])),
+                f"{row['state_per_parameter']:.0f}",
+            ]
+            for row in latest(rows)
+        ],
+    )
