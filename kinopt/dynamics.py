@@ -41,7 +41,8 @@ class ECDState(NamedTuple):
     Floating scalars are float32 or wider, whatever the type of the parameters.
     """
 
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]  # int32 []: steps but for skipped
+    # int32 []: steps so far, the skipped ones left out
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     energy: jax.Array  # float []: E, set at the first step that moves; 0 before
     momentum: PyTree  # like the parameters, in mu_dtype: Pi after the last step
     momentum_sq: jax.Array  # float []: |Pi|^2 over all leaves

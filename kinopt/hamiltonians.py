@@ -79,7 +79,7 @@ class Hamiltonian:
     All functions take and return scalars (arrays of shape []).
 
     >>> h = born_infeld()
-    >>> float(h.energy(3.0, h.momentum_sq(3.0, 5.0)))
+    >>> round(float(h.energy(3.0, h.momentum_sq(3.0, 5.0))), 5)
     5.0
     """
 
@@ -117,7 +117,7 @@ def velocity_factor(hamiltonian: Hamiltonian, v: Scalar, momentum_sq: Scalar) ->
       momentum_sq: q = |Pi|^2 >= 0, shape [].
 
     >>> q = born_infeld().momentum_sq(3.0, 5.0)
-    >>> float(velocity_factor(born_infeld(), 3.0, q))  # V/E, Eq. 12
+    >>> round(float(velocity_factor(born_infeld(), 3.0, q)), 6)  # V/E, Eq. 12
     0.6
     """
     return 2 * jax.grad(hamiltonian.energy, argnums=1)(v, momentum_sq)

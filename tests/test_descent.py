@@ -294,7 +294,8 @@ def test_leapfrog_samples_the_predicted_density(n):
 def test_the_papers_step_does_not(n):
     """Each bounce adds half a kick downhill: V is too low, by far more than the noise."""
     deviation, error = _ks_deviation("paper", n)
-    assert (deviation - 4 * error).max() > 0.01
+    assert deviation.max() > 0.02
+    assert (deviation > 4 * error + 0.002).any()  # what leapfrog passes
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
