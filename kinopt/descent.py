@@ -36,7 +36,7 @@ import optax
 from kinopt import bounces as bounce_rules
 from kinopt import dynamics, hamiltonians
 from kinopt._typing import Key, PyTree
-from kinopt.dynamics import ECDState
+from kinopt.descent_state import INTEGRATORS, ECDState, Settings, initial_state
 from kinopt.hamiltonians import Hamiltonian
 
 __all__ = ["ECDState", "ECDStats", "bbi", "ecd", "ecd_stats", "ecdsep"]
@@ -70,7 +70,7 @@ def _choice(name: str, chosen: str, choices: dict) -> Any:
     return choices[chosen]
 
 
-def _check(settings: dynamics.Settings) -> None:
+def _check(settings: Settings) -> None:
     """Refuse what can be seen to be wrong before any array is there."""
     hamiltonian, extra_energy = settings.hamiltonian, settings.extra_energy
     if not isinstance(hamiltonian, Hamiltonian):
@@ -217,7 +217,7 @@ def ecd(
     (True, 1.0)
     """
     hamiltonian = hamiltonians.born_infeld() if hamiltonian is None else hamiltonian
-    settings = dynamics.Settings(
+    settings = Settings(
         learning_rate=learning_rate,
         hamiltonian=hamiltonian,
         f_min=f_min,
@@ -227,7 +227,7 @@ def ecd(
         starts_at_random=_choice("initial_direction", initial_direction, _DIRECTIONS),
         conserve_energy=conserve_energy,
         adapt_f_min=adapt_f_min,
-        integrator=_choice("integrator", integrator, dynamics.INTEGRATORS),
+        integrator=_choice("integrator", integrator, INTEGRATORS),
         key=key,
         eps1=eps1,
         eps2=eps2,
@@ -239,7 +239,7 @@ def ecd(
     step = jax.jit(functools.partial(dynamics.step, settings), inline=True)
 
     def init(params: PyTree) -> ECDState:
-        return dynamics.initial_state(settings, params)
+        return initial_state(settings, params)
 
     def update(updates, state, params=None, *, value=None, **extra_args):
         del params, extra_args  # the step needs neither

@@ -20,180 +20,23 @@ writes Pi' and the update, and sums up |Pi'|^2. It never reads the parameters.
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from kinopt import brackets, trees
-from kinopt._keys import key_data, typed_key
-from kinopt._typing import Key, PyTree, Scalar
-from kinopt.bounces import BounceRule
-from kinopt.hamiltonians import Hamiltonian, force_factor, velocity_factor
+from kinopt import trees
+from kinopt._keys import typed_key
+from kinopt._typing import PyTree, Scalar
+from kinopt.descent_state import ECDState, Settings
+from kinopt.hamiltonians import force_factor, velocity_factor
+from kinopt.shell import energy_shell
 
-__all__ = ["INTEGRATORS", "ECDState", "Settings", "initial_state", "step"]
+__all__ = ["step"]
 
-
-class ECDState(NamedTuple):
-    """State of an energy-conserving descent. `[]` is the shape of a scalar.
-
-    Floating scalars are float32 or wider, whatever the type of the parameters.
-    """
-
-    # int32 []: steps so far, the skipped ones left out
-    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
-    energy: jax.Array  # float []: E, set at the first step that moves; 0 before
-    momentum: PyTree  # like the parameters, in mu_dtype: Pi after the last step
-    momentum_sq: jax.Array  # float []: |Pi|^2 over all leaves
-    potential: jax.Array  # float []: V at the start of the last step
-    speed: jax.Array  # float []: |dTheta/dt| by Hamilton's equations for potential and momentum
-    speed_limit: jax.Array  # float []: what the speed cannot exceed at this potential
-    energy_error: jax.Array  # float []: H(V, |Pi|^2) - E before the last rescaling
-    initial_value: jax.Array  # float []: loss at the first step that moves; inf before
-    lowest_value: jax.Array  # float []: lowest loss so far; inf before the first
-    f_min: jax.Array  # float []: Delta V, the value that the loss is expected to reach
-    num_bounces: jax.Array  # int32 []: bounces so far, of all rules
-    num_halted: jax.Array  # int32 []: steps on which V <= eps2
-    num_clamped: jax.Array  # int32 []: steps on which V > E, and the particle was stopped
-    num_skipped: jax.Array  # int32 []: updates passed over: loss or gradient not finite
-    counters: tuple  # one entry for each bounce rule, its counters
-    bracket: brackets.Bracket | tuple  # the search for f_min; () without adapt_f_min
-    key: jax.Array  # uint32 [...]: data of the base key of all bounces
-
-
-class Integrator(NamedTuple):
-    """Where a step puts the kick, and what a bounce does."""
-
-    kick_before: float  # part of the kick before the energy is restored
-    kick_after: float  # part of the kick after it
-    bounces_in_place: bool  # a bounce takes a step of its own, in which nothing moves
-    drifts_at_midpoint: bool  # drift with V half a step ahead
-
-
-INTEGRATORS = {
-    "paper": Integrator(0.0, 1.0, bounces_in_place=True, drifts_at_midpoint=False),
-    "leapfrog": Integrator(0.5, 0.5, bounces_in_place=False, drifts_at_midpoint=True),
-}
 
 CANCELLATION = 1e-2
 """|Pi - k g|^2 from inner products loses digits where it is small beside |Pi|^2 + k^2 |g|^2."""
-
-
-class Settings(NamedTuple):
-    """What a descent is: the arguments of `kinopt.ecd`, checked. Numbers may be traced."""
-
-    learning_rate: Any  # number or schedule: Delta t
-    hamiltonian: Hamiltonian
-    f_min: Any  # number: Delta V
-    extra_energy: Any  # number: delta E
-    objective_power: Any  # number: p in V = (loss - f_min)^p
-    rules: tuple[BounceRule, ...]
-    starts_at_random: bool
-    conserve_energy: bool
-    adapt_f_min: bool
-    integrator: Integrator
-    key: Key
-    eps1: Any  # number
-    eps2: Any  # number
-    mu_dtype: Any  # type of the momentum, or None
-
-
-def initial_state(settings: Settings, params: PyTree) -> ECDState:
-    """The state before the first step: at rest, no energy yet."""
-    # Placeholders of optax.tree.map_params have no leaves: nothing here may need one.
-    floating = [leaf for leaf in jax.tree.leaves(params) if trees.is_floating(leaf)]
-    dtype = trees.accumulator_dtype(*floating)
-
-    def at_rest(leaf):
-        return jnp.zeros_like(leaf, settings.mu_dtype if trees.is_floating(leaf) else None)
-
-    def zero(dtype):
-        return jnp.zeros((), dtype)
-
-    return ECDState(
-        count=zero(jnp.int32),
-        energy=zero(dtype),
-        momentum=jax.tree.map(at_rest, params),
-        momentum_sq=zero(dtype),
-        potential=zero(dtype),
-        speed=zero(dtype),
-        speed_limit=zero(dtype),
-        energy_error=zero(dtype),
-        initial_value=jnp.full((), jnp.inf, dtype),
-        lowest_value=jnp.full((), jnp.inf, dtype),
-        # A copy: the state may be donated while the argument lives on in the transformation.
-        f_min=jnp.array(settings.f_min, dtype, copy=True),
-        num_bounces=zero(jnp.int32),
-        num_halted=zero(jnp.int32),
-        num_clamped=zero(jnp.int32),
-        num_skipped=zero(jnp.int32),
-        counters=tuple(rule.init() for rule in settings.rules),
-        bracket=brackets.empty(dtype) if settings.adapt_f_min else (),
-        key=key_data(settings.key),
-    )
-
-
-class _Shell(NamedTuple):
-    """The energy shell at this step's position: scalars of shape []."""
-
-    potential: jax.Array  # V, which may be zero or negative
-    v: jax.Array  # V where it is above eps2, else 1: makes no NaN where it is not used
-    slope: jax.Array  # dV/dloss
-    energy: jax.Array  # E
-    momentum_sq: jax.Array  # q(V, E), what the energy asks |Pi|^2 to be; 0 where V > E
-    exceeded: jax.Array  # bool: V > E
-    reached: jax.Array  # bool: V <= eps2, nothing moves
-    f_min: jax.Array
-    bracket: brackets.Bracket | tuple
-
-
-def _potential(loss: Scalar, f_min: Scalar, power: Scalar) -> tuple[Scalar, Scalar]:
-    """V = (loss - f_min)^p and dV/dloss; at and below f_min, V = loss - f_min and no slope."""
-    gap = loss - f_min
-    positive = gap > 0
-    above = jnp.where(positive, gap, 1)
-    # x**1 need not be exactly x on every device.
-    v = jnp.where(power == 1, above, above**power)
-    slope = jnp.where(power == 1, 1, power * v / above)
-    return jnp.where(positive, v, gap), jnp.where(positive, slope, 0).astype(loss.dtype)
-
-
-def _shell(settings: Settings, state: ECDState, loss: Scalar, first: jax.Array) -> _Shell:
-    hamiltonian, dtype = settings.hamiltonian, loss.dtype
-    power = jnp.asarray(settings.objective_power, dtype)
-    extra_energy = jnp.asarray(settings.extra_energy, dtype)
-    # XLA flushes denormal numbers to zero, so 1e-40 would be no threshold at all in float32.
-    eps2 = jnp.maximum(jnp.asarray(settings.eps2, dtype), jnp.finfo(dtype).tiny).astype(dtype)
-    start = jnp.where(first, loss, state.initial_value)
-    bracket, f_min = (), jnp.asarray(settings.f_min, dtype)
-    if isinstance(state.bracket, brackets.Bracket):  # adapt_f_min
-        bracket, f_min = brackets.tighten(
-            state.bracket, state.f_min, loss, state.lowest_value, start + extra_energy, first
-        )
-    potential, slope = _potential(loss, f_min, power)
-    v = jnp.where(potential > eps2, potential, 1)
-    if settings.adapt_f_min:
-        # The ceiling stays where it was, so the energy follows f_min (see kinopt.brackets).
-        v_start, _ = _potential(start, f_min, power)
-        energy = hamiltonian.start(jnp.where(v_start > eps2, v_start, v), extra_energy)
-    else:
-        energy = jnp.where(first, hamiltonian.start(v, extra_energy), state.energy)
-    energy = energy.astype(dtype)
-    momentum_sq = hamiltonian.momentum_sq(v, energy).astype(dtype)
-    # q = 0 where V > E: dH/dV and dH/dq are then those of a particle at rest, for Born-Infeld the
-    # same as with V clamped to E. At the first step only rounding can make V exceed E.
-    return _Shell(
-        potential=potential,
-        v=v,
-        slope=slope,
-        energy=energy,
-        momentum_sq=jnp.maximum(momentum_sq, 0),
-        exceeded=(momentum_sq < 0) & ~first,
-        reached=~(potential > eps2),
-        f_min=f_min,
-        bracket=bracket,
-    )
 
 
 def _wide(leaf) -> jnp.dtype:
@@ -284,7 +127,7 @@ def step(
     # One pass over the gradient tells whether all of it is finite, before anything is written.
     gradient_sq = trees.squared_norm(gradient).astype(dtype)
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
-    shell = _shell(settings, state, loss, first)
+    shell = energy_shell(settings, state, loss, first)
     length = jnp.sqrt(shell.momentum_sq)
     force = force_factor(hamiltonian, shell.v, shell.momentum_sq).astype(dtype) * shell.slope
     kick = dt * force
