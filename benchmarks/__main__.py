@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         new,
         "demo",
         "Trains a network on real digits with and without collisions: a table and a picture.",
-        "demo --data mnist --out mnist-output",
+        "demo --data mnist --seeds 8",
     )
     demo.add_argument(
         "--data", choices=["digits", "mnist"], default="digits", help="the images; default: digits"

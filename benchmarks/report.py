@@ -37,7 +37,7 @@ def _section(name: str, results: Path) -> str:
     picture = f"{name.rpartition('.')[2]}.png"
     if (results / picture).exists():
         parts.append(f"![{name}](results/{picture})")
-    parts.append(_origin(record.latest(rows), name))
+    parts.append(_origin(rows[-1], name))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -61,12 +61,11 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _origin(rows: list[Row], name: str) -> str:
-    row = rows[-1]
+def _origin(row: Row, name: str) -> str:
     device = row["device"]
     versions = ", ".join(f"{package} {version}" for package, version in row["versions"].items())
     return (
-        f"[{len(rows)} rows](results/{name}.jsonl) of {row['date'][:10]}, preset {row['preset']}, "
+        f"[Last of all rows](results/{name}.jsonl): {row['date'][:10]}, preset {row['preset']}, "
         f"commit {row['commit'][:12]}, {device['count']} x {device['kind']}, {versions}; settings "
         f"`{json.dumps(row['settings'])}`."
     )

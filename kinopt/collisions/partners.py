@@ -32,7 +32,7 @@ def accepts(
     g_r: Float[Array, "*pairs"],
     w_r: Float[Array, "*pairs"],
     g_max: Scalar,
-    coll_coef: Scalar,
+    coll_coef: Scalar | float,
 ) -> Bool[Array, "*pairs"]:
     """Eq. 7 for pairs with relative velocity `g_r` at distance `w_r`.
 
