@@ -187,7 +187,7 @@ def rotation(nu) -> BounceRule:
     return BounceRule(rotation=nu)
 
 
-def as_rules(bounces: Bounces) -> tuple[BounceRule, ...]:
+def as_rules(bounces: Any) -> tuple[BounceRule, ...]:
     """The rules that a `bounces` argument names, as a tuple.
 
     Raises:

@@ -32,7 +32,7 @@ A fifth takes five lines:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,10 @@ __all__ = [
 
 ScalarFunction: TypeAlias = Callable[[Any, Any], Any]
 """A function of two scalars."""
+
+
+Number: TypeAlias = Scalar | float
+"""A scalar array or a Python number."""
 
 
 def _unlimited(v: Scalar, energy: Scalar) -> Scalar:
@@ -87,7 +91,7 @@ class Hamiltonian:
     momentum_sq: ScalarFunction
     initial_energy: ScalarFunction | None = None
     moves_from_rest: bool = True
-    drift: Literal["shell", "kicked"] = "shell"
+    drift: str = "shell"
     speed_limit: ScalarFunction = _unlimited
 
     def __post_init__(self):
@@ -97,7 +101,7 @@ class Hamiltonian:
                 f"{self.drift!r}"
             )
 
-    def start(self, v: Scalar, extra_energy: Scalar) -> Scalar:
+    def start(self, v: Number, extra_energy: Number) -> Scalar:
         """Energy of a run that starts at potential `v` with `extra_energy` (Eq. 13).
 
         >>> float(born_infeld().start(jnp.array(3.0), jnp.array(0.5)))
@@ -108,7 +112,7 @@ class Hamiltonian:
         return self.energy(v, jnp.zeros_like(v)) + extra_energy
 
 
-def velocity_factor(hamiltonian: Hamiltonian, v: Scalar, momentum_sq: Scalar) -> Scalar:
+def velocity_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> Scalar:
     """2 dH/dq, the factor in dTheta/dt = 2 dH/dq Pi.
 
     Args:
@@ -123,7 +127,7 @@ def velocity_factor(hamiltonian: Hamiltonian, v: Scalar, momentum_sq: Scalar) ->
     return 2 * jax.grad(hamiltonian.energy, argnums=1)(v, momentum_sq)
 
 
-def force_factor(hamiltonian: Hamiltonian, v: Scalar, momentum_sq: Scalar) -> Scalar:
+def force_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> Scalar:
     """dH/dV, the factor in dPi/dt = -dH/dV grad V.
 
     Args:
