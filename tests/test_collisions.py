@@ -367,3 +367,12 @@ def test_state_types():
     assert isinstance(state, CollisionState)
     assert jax.tree.structure(state.stats) == jax.tree.structure({"w": 0, "b": 0})
     assert kinopt.soft_collision().init(w).key is None
+
+
+def test_temporary_memory_of_a_large_layer():
+    """[1000, 2048]: a hundredth of the N x N x D array that the law is written with."""
+    leaf = jax.ShapeDtypeStruct((2048, 1000), jnp.float32)
+    for tx in (kinopt.soft_collision(), kinopt.hard_collision()):
+        state = jax.eval_shape(tx.init, leaf)
+        compiled = jax.jit(tx.update).lower(leaf, state, leaf).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 100e6
