@@ -3,9 +3,13 @@
 Collisions part the neurons of a layer before a base optimizer moves them:
 
     optax.chain(kinopt.soft_collision(0.05), optax.adamw(1e-3))
+
+Energy-conserving descent moves the parameters without friction, and closes a chain:
+
+    optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
-from kinopt import metrics
+from kinopt import bounces, hamiltonians, metrics
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -13,13 +17,22 @@ from kinopt.collisions import (
     hard_collision,
     soft_collision,
 )
+from kinopt.descent import ECDState, ECDStats, bbi, ecd, ecd_stats, ecdsep
 from kinopt.layers import NeuronAxes, layer_mask
 
 __all__ = [
     "CollisionState",
     "CollisionStats",
+    "ECDState",
+    "ECDStats",
     "NeuronAxes",
+    "bbi",
+    "bounces",
     "collision_stats",
+    "ecd",
+    "ecd_stats",
+    "ecdsep",
+    "hamiltonians",
     "hard_collision",
     "layer_mask",
     "metrics",

@@ -4,6 +4,7 @@ A new transformation is one more entry here, and every battery runs over it.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,24 @@ def _hard(is_variant=True, **options) -> Case:
     )
 
 
+def _descent(name, factory, *, is_variant=True, **arguments) -> Case:
+    counts = ("key", "fixed_bounce_every", "num_fixed_bounces", "patience")
+    return Case(
+        name,
+        factory,
+        {"learning_rate": 0.05, **arguments},
+        static=tuple(n for n in counts if n in inspect.signature(factory).parameters),
+        hyperparameter="learning_rate",
+        is_variant=is_variant,
+        needs_value=True,
+    )
+
+
+def _ecd(name, **arguments) -> Case:
+    hamiltonian = getattr(kinopt.hamiltonians, name)()
+    return _descent(f"ecd-{name}", kinopt.ecd, hamiltonian=hamiltonian, **arguments)
+
+
 CASES = [
     _soft(is_variant=False),
     _soft(self_term=False),
@@ -66,6 +85,14 @@ CASES = [
     _hard(is_variant=False, combine="matching"),
     _hard(scatter="gaussian"),
     _hard(restitution=0.5, approaching_only=True, block_size=3),
+    _descent("bbi", kinopt.bbi, is_variant=False),
+    _descent("bbi-bouncing", kinopt.bbi, fixed_bounce_every=1, num_fixed_bounces=2),
+    _descent("bbi-leapfrog", kinopt.bbi, integrator="leapfrog", extra_energy=1.0),
+    _descent("bbi-adaptive", kinopt.bbi, adapt_f_min=True, f_min=3.0),
+    _descent("bbi-random", kinopt.bbi, initial_direction="random", extra_energy=1.0),
+    _descent("ecdsep", kinopt.ecdsep, eta=2.0, nu=1e-2),
+    _ecd("massive", extra_energy=1.0),
+    _ecd("logarithmic", extra_energy=1.0),
 ]
 
 

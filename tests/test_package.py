@@ -21,6 +21,13 @@ LAYERS = {
     "collisions": {"_typing", "_keys", "_checks", "trees", "layers"},
     "metrics": {"_typing", "trees", "layers", "collisions"},
     "plots": {"_typing", "metrics"},
+    "hamiltonians": {"_typing"},
+    "bounces": {"_typing"},
+    "brackets": {"_typing"},
+    "descent_state": {"_typing", "_keys", "trees", "hamiltonians", "bounces", "brackets"},
+    "shell": {"_typing", "brackets", "descent_state"},
+    "dynamics": {"_typing", "_keys", "trees", "hamiltonians", "descent_state", "shell"},
+    "descent": {"_typing", "hamiltonians", "bounces", "descent_state", "dynamics"},
 }
 
 

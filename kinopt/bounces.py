@@ -1,0 +1,206 @@
+"""When a descent bounces, and what a bounce does to the momentum.
+
+A frictionless particle can circle for ever high above the minimum. BBI (section 3.3) breaks such
+orbits by bounces: Pi is replaced by a random vector of the same length,
+
+    Pi <- |Pi| N/|N|,    N_i ~ Normal(0, 1).
+
+Algorithm 1 bounces for two reasons, which are two rules here: the clock (`periodic`: T0, Nb) and
+a lack of progress (`patience`: T1). ECDSep bounces a little at every step (`rotation`: nu),
+
+    Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N.
+
+Rules compose: `kinopt.ecd(..., bounces=(periodic(20, 4), patience(100)))` bounces when either is
+due. Each rule keeps its own counters and learns of every step whether the descent bounced, on its
+own account or another's, and whether the loss was the lowest so far.
+
+>>> import kinopt
+>>> optimizer = kinopt.ecd(0.01, bounces=[periodic(1000, 1), patience(3000)])  # this is bbi(0.01)
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kinopt._typing import PyTree
+
+__all__ = [
+    "BounceRule",
+    "PatienceState",
+    "PeriodicState",
+    "as_rules",
+    "patience",
+    "periodic",
+    "rotation",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class BounceRule:
+    """When to bounce, as a little counting machine.
+
+    Args:
+      init: () -> counters, any tree of arrays.
+      due: counters -> bool array of shape []: whether this step is a bounce.
+      advance: (counters, due, bounced, progressed) -> counters. `due`: this rule asked for the
+        bounce; `bounced`: some rule did; `progressed`: the loss is the lowest so far. Not called
+        for steps that are halted or skipped.
+      rotation: nu, the strength of the small rotation at every step; None: none.
+    """
+
+    init: Callable[[], PyTree] = lambda: ()
+    due: Callable[[Any], Any] = lambda counters: jnp.zeros((), bool)
+    advance: Callable[[Any, Any, Any, Any], PyTree] = lambda counters, due, bounced, progress: ()
+    rotation: Any = None
+
+
+Bounces: TypeAlias = BounceRule | Iterable[BounceRule] | None
+"""What `bounces=` takes: a rule, several, or None."""
+
+
+class PeriodicState(NamedTuple):
+    """Counters of `periodic`."""
+
+    clock: jax.Array  # int32 []: c0 of Algorithm 1, steps since the last bounce of this rule
+    num_fixed: jax.Array  # int32 []: nb of Algorithm 1, bounces of this rule so far
+
+
+class PatienceState(NamedTuple):
+    """Counter of `patience`."""
+
+    waited: jax.Array  # int32 []: c1 of Algorithm 1, steps since the last progress or bounce
+
+
+def _require_positive(name: str, number, smallest: int) -> None:
+    if isinstance(number, int) and number < smallest:
+        raise ValueError(
+            f"{name} must be at least {smallest}, got {number}: the counter starts at zero, so the "
+            f"descent would bounce for ever. Leave the rule out for no bounces."
+        )
+
+
+def periodic(every, times) -> BounceRule:
+    """Bounce after every `every` steps, `times` times (Algorithm 1: T0, Nb, c0, nb).
+
+    A step counts when the descent moves: bounces do not. After the last bounce the clock runs on
+    past `every`, which it never equals again. Where Algorithm 1 still bounces once with Nb = 0,
+    `times=0` means no bounce.
+
+    Args:
+      every: T0 >= 1, in steps.
+      times: Nb >= 0.
+
+    Raises:
+      ValueError: if `every` is below 1 or `times` below 0.
+
+    >>> rule = periodic(every=2, times=1)
+    >>> counters = rule.init()
+    >>> for step in range(5):
+    ...     due = rule.due(counters)
+    ...     print(bool(due), end=" ")
+    ...     counters = rule.advance(counters, due, due, False)
+    False False True False False
+    """
+    _require_positive("every (T0)", every, 1)
+    _require_positive("times (Nb)", times, 0)
+
+    def init():
+        return PeriodicState(clock=jnp.zeros((), jnp.int32), num_fixed=jnp.zeros((), jnp.int32))
+
+    def due(counters):
+        return (counters.clock == jnp.asarray(every, jnp.int32)) & (
+            jnp.asarray(times, jnp.int32) > 0
+        )
+
+    def advance(counters, due, bounced, progressed):
+        del progressed
+        num_fixed = counters.num_fixed + due.astype(jnp.int32)
+        restarts = due & (num_fixed < jnp.asarray(times, jnp.int32))
+        ticks = due | ~bounced  # a bounce of another rule stops the clock for that step
+        clock = jnp.where(ticks, optax.safe_increment(counters.clock), counters.clock)
+        return PeriodicState(
+            clock=jnp.where(restarts, jnp.zeros((), jnp.int32), clock), num_fixed=num_fixed
+        )
+
+    return BounceRule(init, due, advance)
+
+
+def patience(steps) -> BounceRule:
+    """Bounce after `steps` steps without a new lowest loss (Algorithm 1: T1, c1).
+
+    The loss of a step is that at its start. A bounce, of whatever rule, starts the wait again and
+    does not count as progress itself.
+
+    Args:
+      steps: T1 >= 1.
+
+    Raises:
+      ValueError: if `steps` is below 1.
+
+    >>> rule = patience(2)
+    >>> counters = rule.init()
+    >>> for progressed in (True, False, False, False):
+    ...     due = rule.due(counters)
+    ...     print(bool(due), end=" ")
+    ...     counters = rule.advance(counters, due, due, jnp.array(progressed))
+    False False False True
+    """
+    _require_positive("steps (T1)", steps, 1)
+
+    def init():
+        return PatienceState(waited=jnp.zeros((), jnp.int32))
+
+    def due(counters):
+        return counters.waited == jnp.asarray(steps, jnp.int32)
+
+    def advance(counters, due, bounced, progressed):
+        del due
+        waited = optax.safe_increment(counters.waited)
+        return PatienceState(jnp.where(bounced | progressed, jnp.zeros((), jnp.int32), waited))
+
+    return BounceRule(init, due, advance)
+
+
+def rotation(nu) -> BounceRule:
+    """Turn the momentum by a small random angle at every step, its length kept (ECDSep: nu).
+
+        Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N,    N_i ~ Normal(0, 1)
+
+    The angle is about nu sqrt(n) for n parameters. Costs one normal draw for each parameter at
+    each step. These rotations are not counted in `num_bounces`.
+
+    Args:
+      nu: strength >= 0. Several rotations add up: their squares sum.
+
+    Raises:
+      ValueError: if `nu` is negative.
+
+    >>> rotation(1e-5).rotation
+    1e-05
+    """
+    if isinstance(nu, int | float) and not nu >= 0:
+        raise ValueError(f"nu is the size of a random rotation and cannot be negative; got {nu}")
+    return BounceRule(rotation=nu)
+
+
+def as_rules(bounces: Any) -> tuple[BounceRule, ...]:
+    """The rules that a `bounces` argument names, as a tuple.
+
+    Raises:
+      TypeError: if it names something that is not a rule.
+
+    >>> as_rules(None), len(as_rules(patience(10))), len(as_rules([patience(10), rotation(0.1)]))
+    ((), 1, 2)
+    """
+    rules = (bounces,) if isinstance(bounces, BounceRule) else tuple(bounces or ())
+    for rule in rules:
+        if not isinstance(rule, BounceRule):
+            raise TypeError(
+                f"bounces must be a bounce rule or several (kinopt.bounces.periodic, patience, "
+                f"rotation), or None; got {rule!r}"
+            )
+    return rules

@@ -1,0 +1,110 @@
+"""What a descent is and what it remembers: settings, and the state between two steps."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kinopt import brackets, trees
+from kinopt._keys import key_data
+from kinopt._typing import Key, PyTree
+from kinopt.bounces import BounceRule
+from kinopt.hamiltonians import Hamiltonian
+
+__all__ = ["INTEGRATORS", "ECDState", "Integrator", "Settings", "initial_state"]
+
+
+class ECDState(NamedTuple):
+    """State of an energy-conserving descent. `[]` is the shape of a scalar.
+
+    Floating scalars are float32 or wider, whatever the type of the parameters.
+    """
+
+    # int32 []: steps so far, the skipped ones left out
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
+    energy: jax.Array  # float []: E, set at the first step that moves; 0 before
+    momentum: PyTree  # like the parameters, in mu_dtype: Pi after the last step
+    momentum_sq: jax.Array  # float []: |Pi|^2 over all leaves
+    potential: jax.Array  # float []: V at the start of the last step
+    speed: jax.Array  # float []: |dTheta/dt| by Hamilton's equations for potential and momentum
+    speed_limit: jax.Array  # float []: what the speed cannot exceed at this potential
+    energy_error: jax.Array  # float []: H(V, |Pi|^2) - E before the last rescaling
+    initial_value: jax.Array  # float []: loss at the first step that moves; inf before
+    lowest_value: jax.Array  # float []: lowest loss so far; inf before the first
+    f_min: jax.Array  # float []: Delta V, the value that the loss is expected to reach
+    num_bounces: jax.Array  # int32 []: bounces so far, of all rules
+    num_halted: jax.Array  # int32 []: steps on which V <= eps2
+    num_clamped: jax.Array  # int32 []: steps on which V > E, and the particle was stopped
+    num_skipped: jax.Array  # int32 []: updates passed over: loss or gradient not finite
+    counters: tuple  # one entry for each bounce rule, its counters
+    bracket: brackets.Bracket | tuple  # the search for f_min; () without adapt_f_min
+    key: jax.Array  # uint32 [...]: data of the base key of all bounces
+
+
+class Integrator(NamedTuple):
+    """Where a step puts the kick, and what a bounce does."""
+
+    kick_before: float  # part of the kick before the energy is restored
+    kick_after: float  # part of the kick after it
+    bounces_in_place: bool  # a bounce takes a step of its own, in which nothing moves
+    drifts_at_midpoint: bool  # drift with V half a step ahead
+
+
+INTEGRATORS = {
+    "paper": Integrator(0.0, 1.0, bounces_in_place=True, drifts_at_midpoint=False),
+    "leapfrog": Integrator(0.5, 0.5, bounces_in_place=False, drifts_at_midpoint=True),
+}
+
+
+class Settings(NamedTuple):
+    """What a descent is: the arguments of `kinopt.ecd`, checked. Numbers may be traced."""
+
+    learning_rate: Any  # number or schedule: Delta t
+    hamiltonian: Hamiltonian
+    f_min: Any  # number: Delta V
+    extra_energy: Any  # number: delta E
+    objective_power: Any  # number: p in V = (loss - f_min)^p
+    rules: tuple[BounceRule, ...]
+    starts_at_random: bool
+    conserve_energy: bool
+    adapt_f_min: bool
+    integrator: Integrator
+    key: Key
+    eps1: Any  # number
+    eps2: Any  # number
+    mu_dtype: Any  # type of the momentum, or None
+
+
+def initial_state(settings: Settings, params: PyTree) -> ECDState:
+    """The state before the first step: at rest, no energy yet."""
+    # Placeholders of optax.tree.map_params have no leaves: nothing here may need one.
+    floating = [leaf for leaf in jax.tree.leaves(params) if trees.is_floating(leaf)]
+    dtype = trees.accumulator_dtype(*floating)
+
+    def at_rest(leaf):
+        return jnp.zeros_like(leaf, settings.mu_dtype if trees.is_floating(leaf) else None)
+
+    def zero(dtype):
+        return jnp.zeros((), dtype)
+
+    return ECDState(
+        count=zero(jnp.int32),
+        energy=zero(dtype),
+        momentum=jax.tree.map(at_rest, params),
+        momentum_sq=zero(dtype),
+        potential=zero(dtype),
+        speed=zero(dtype),
+        speed_limit=zero(dtype),
+        energy_error=zero(dtype),
+        initial_value=jnp.full((), jnp.inf, dtype),
+        lowest_value=jnp.full((), jnp.inf, dtype),
+        # A copy: the state may be donated while the argument lives on in the transformation.
+        f_min=jnp.array(settings.f_min, dtype, copy=True),
+        num_bounces=zero(jnp.int32),
+        num_halted=zero(jnp.int32),
+        num_clamped=zero(jnp.int32),
+        num_skipped=zero(jnp.int32),
+        counters=tuple(rule.init() for rule in settings.rules),
+        bracket=brackets.empty(dtype) if settings.adapt_f_min else (),
+        key=key_data(settings.key),
+    )
