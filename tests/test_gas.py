@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import pytest
 
-from benchmarks.evidence import gas
+from benchmarks.evidence import _maxwell, gas
 
 SETTINGS = gas.PRESETS["smoke"]
 STATISTICS = ["excess_h", "ks_components", "ks_speeds", "kurtosis", "stress"]
@@ -52,7 +52,7 @@ def test_h_theorem(rows, start, acceptance):
         noise = np.hypot(before["excess_h_error"], after["excess_h_error"])
         noise = np.hypot(noise, after["excess_h_equilibrium_error"])
         assert after["excess_h"] < before["excess_h"] + 4 * noise
-        assert after["h"] > gas.H_MAXWELL - 4 * noise
+        assert after["h"] > _maxwell.H_MAXWELL - 4 * noise
     assert part[0]["h"] - part[-1]["h"] > 0.3
 
 
@@ -83,12 +83,25 @@ def test_the_estimators_know_maxwell():
     """H - H_Maxwell and KS are zero for Maxwell; a known mixture has its relative entropy."""
     rng = np.random.default_rng(0)
     maxwell = gas.normalized(rng.normal(size=(20_000, 3)))
-    measured = gas.measure(maxwell, cells=4)
+    measured = _maxwell.measure(maxwell, cells=4)
     assert abs(measured["excess_h"]) < 4 * np.sqrt(2 * 63) / (2 * 20_000)  # chi^2 of 63 freedoms
     assert measured["ks_components"] < 1.95 / np.sqrt(60_000)  # 99.9 % of Kolmogorov's law
     assert measured["ks_speeds"] < 1.95 / np.sqrt(20_000)
     one_octant = np.abs(maxwell)  # f is 8 times Maxwell on one octant: log 8
-    assert gas.excess_h(one_octant, cells=4) == pytest.approx(np.log(8), abs=0.01)
+    assert _maxwell.excess_h(one_octant, cells=4) == pytest.approx(np.log(8), abs=0.01)
+
+
+def test_the_table_shows_the_last_run_in_a_few_lines(rows):
+    origin = {"settings": dataclasses.asdict(SETTINGS), "date": "late"}
+    earlier = {**rows[0], **origin, "date": "early", "start": "beams, long ago"}
+    text = gas.table([earlier, *({**row, **origin} for row in rows)])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 4 * 3  # two starts, two acceptances, three statistics
+    assert "after 5 sweeps   | after 10 sweeps  | after 12 sweeps" in lines[0]
+    first = next(row for row in rows if row["start"] == "beams")
+    assert f"{first['stress']:.4f} ± {first['stress_error']:.4f}" in text
+    assert "long ago" not in text
+    assert f"over {SETTINGS.boxes} boxes" in text
 
 
 def test_plot(rows, tmp_path):

@@ -59,6 +59,9 @@ import numpy as np
 import optax
 
 import kinopt
+from benchmarks.evidence._maxwell import H_MAXWELL, measure
+from benchmarks.markdown import table_of
+from benchmarks.record import Row, latest
 
 Acceptance = Literal["threshold", "hard sphere"]
 Combine = Literal["matching", "sum", "metropolis"]
@@ -80,6 +83,9 @@ class Settings:
     equilibria: int = 200  # boxes drawn from equilibrium for the reference values
     seed: int = 0
 
+
+MOMENTS = {"beams": ("stress", 1 / 2), "equal speeds": ("kurtosis", 2 / 3)}
+"""The moment that is far off at each start, and the share of it that a sweep leaves at c = 1."""
 
 PRESETS = {
     "smoke": Settings(boxes=4, particles=1000, sweeps=12, equilibria=50),
@@ -137,48 +143,6 @@ def collide(v: np.ndarray, acceptance: Acceptance, settings: Settings) -> Iterat
     for coll_coef in coefficients:
         v, state = sweep(v, state, position, coll_coef, settings)
         yield np.asarray(v)
-
-
-def _normal_cdf(x: np.ndarray) -> np.ndarray:
-    return np.asarray(jax.scipy.special.ndtr(x))
-
-
-def _maxwell_cdf(speed: np.ndarray) -> np.ndarray:
-    density = np.sqrt(2 / np.pi) * speed * np.exp(-np.square(speed) / 2)
-    return 2 * _normal_cdf(speed) - 1 - density
-
-
-def kolmogorov_smirnov(samples: np.ndarray, cdf) -> float:
-    """The largest |F_n - F| over the real line."""
-    expected = cdf(np.sort(samples.ravel()))
-    below = np.arange(expected.size) / expected.size
-    return float(np.max(np.maximum(expected - below, below + 1 / expected.size - expected)))
-
-
-def excess_h(v: np.ndarray, cells: int) -> float:
-    """H - H_Maxwell of one box at T = 1, from cells that are equally likely under Maxwell."""
-    index = np.minimum((_normal_cdf(v) * cells).astype(int), cells - 1)
-    counts = np.bincount(np.ravel_multi_index(tuple(index.T), (cells,) * 3), minlength=cells**3)
-    share = counts[counts > 0] / len(v)
-    bias = (cells**3 - 1) / (2 * len(v))
-    return float(np.sum(share * np.log(share * cells**3)) - bias)
-
-
-H_MAXWELL = -1.5 * math.log(2 * math.pi * math.e)
-"""int f log f of the Maxwell distribution at T = 1 (Eq. 10, without the positions)."""
-
-
-def measure(v: np.ndarray, cells: int) -> dict[str, float]:
-    """All statistics of one box [particles, 3] of zero momentum and T = 1."""
-    v = np.asarray(v, np.float64)
-    energy = np.square(v).sum(axis=1)
-    return {
-        "excess_h": excess_h(v, cells),
-        "ks_components": kolmogorov_smirnov(v, _normal_cdf),
-        "ks_speeds": kolmogorov_smirnov(np.sqrt(energy), _maxwell_cdf),
-        "kurtosis": float(np.square(energy).mean() / (5 / 3 * energy.mean() ** 2) - 1),
-        "stress": float(np.square(v[:, 0]).mean() / (energy.mean() / 3) - 1),
-    }
 
 
 def at_equilibrium(settings: Settings) -> dict[str, np.ndarray]:
@@ -241,6 +205,42 @@ def _compared(boxes: list[dict[str, float]], reference: dict[str, np.ndarray]) -
     return row
 
 
+def table(rows: list[Row]) -> str:
+    """The last run at a few times, beside what equilibrium looks like."""
+    rows = latest(rows)
+    last = rows[-1]["sweep"]
+    times = [0, *(sweep for sweep in (5, 10) if sweep < last), last]
+    lines = []
+    for (start, acceptance), part in _runs(rows).items():
+        moment, _ = MOMENTS[start]
+        names = {"excess_h": "H - H_Maxwell", "ks_speeds": "KS, speeds", moment: moment}
+        for name, words in names.items():
+            values = [_with_error(part[time], name) for time in times]
+            expected = _with_error(part[0], f"{name}_equilibrium")
+            lines.append([start, acceptance, words, *values, expected])
+    header = ["start", "acceptance", "statistic", "at the start"]
+    header += [*(f"after {time} sweeps" for time in times[1:]), "at equilibrium"]
+    momentum = max(row["momentum_change"] for row in rows)
+    energy = max(abs(row["energy_change"]) for row in rows)
+    return f"""{table_of(header, lines)}
+
+Means over {rows[0]["settings"]["boxes"]} boxes with standard errors; on the right those of as many
+boxes drawn from equilibrium. Momentum changed by at most {momentum:.0e} thermal speeds for each
+particle, energy by at most {energy:.0e} of itself. The picture shows every sweep."""
+
+
+def _with_error(row: Row, name: str) -> str:
+    return f"{row[name]:.4f} ± {row[f'{name}_error']:.4f}"
+
+
+def _runs(rows: list[Row]) -> dict[tuple[Start, Acceptance], list[Row]]:
+    """The rows of each start and acceptance, sweep by sweep."""
+    runs = {}
+    for row in rows:
+        runs.setdefault((row["start"], row["acceptance"]), []).append(row)
+    return runs
+
+
 def plot(rows: list[dict], folder: str | Path) -> Path:
     """H, the distance from Maxwell, the exact moments and the conserved quantities in one PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -249,15 +249,12 @@ def plot(rows: list[dict], folder: str | Path) -> Path:
     figure = Figure(figsize=(10, 7), layout="constrained")
     FigureCanvasAgg(figure)
     (h_axes, ks_axes), (moment_axes, conserved_axes) = figure.subplots(2, 2)
-    runs = list(dict.fromkeys((row["start"], row["acceptance"]) for row in rows))
-    for color, (start, acceptance) in enumerate(runs):
-        part = [row for row in rows if (row["start"], row["acceptance"]) == (start, acceptance)]
+    for color, ((start, acceptance), part) in enumerate(_runs(rows).items()):
         column = {name: np.array([row[name] for row in part]) for name in part[0]}
         style = {"color": f"C{color}", "label": f"{start}, {acceptance}"}
         h_axes.errorbar(column["sweep"], column["h"], 2 * column["excess_h_error"], **style)
         ks_axes.errorbar(column["sweep"], column["ks_speeds"], column["ks_speeds_error"], **style)
-        moment = "stress" if start == "beams" else "kurtosis"
-        rate = 1 / 2 if start == "beams" else 2 / 3
+        moment, rate = MOMENTS[start]
         moment_axes.errorbar(
             column["sweep"], np.abs(column[moment]), column[f"{moment}_error"], fmt=".", **style
         )
