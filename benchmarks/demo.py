@@ -1,9 +1,10 @@
 """Do collisions help a small network to read digits?
 
-A network with two hidden layers learns scikit-learn's digits (or MNIST) with SGD and with AdamW,
-each plain, with soft and with hard collisions between the ten neurons of its classifier. The
-learning rates were tuned for the plain optimizers. Every method starts from the same weights and
-sees the same images in the same order, seed by seed, so the differences are paired.
+A network with two hidden layers learns scikit-learn's digits (or MNIST) with SGD, with AdamW and
+with BBI (energy-conserving descent), each plain, with soft and with hard collisions between the ten
+neurons of its classifier. The learning rates were tuned for the plain optimizers. Every method
+starts from the same weights and sees the same images in the same order, seed by seed, so the
+differences are paired.
 """
 
 from collections.abc import Iterator
@@ -115,10 +116,10 @@ def _rows(
 
 READING = """\
 Errors are one standard error over seeds, which vary initial weights and batches, not the test
-images. Learning rates are tuned for the plain optimizers. Cosines are between the weights of
-different neurons of the classifier, after training. Ratios of step times are medians of interleaved
-chunks, with 95 % intervals; a step trains all seeds of a network far smaller than most
-(`speed.collisions` times a larger one)."""
+images. Learning rates (the time step, for bbi) are tuned for the plain optimizers. Cosines are
+between the weights of different neurons of the classifier, after training. Ratios of step times are
+medians of interleaved chunks, with 95 % intervals; a step trains all seeds of a network far smaller
+than most (`speed.collisions` times a larger one)."""
 
 HEADER = (
     "learning rate",

@@ -2,8 +2,8 @@
 
 Every base is trained, without collisions, with each learning rate of its grid, on four fifths of
 the training images. The rate with the highest mean accuracy on the other fifth is chosen. Test
-images and the demo's own seeds take no part. The demo reads the chosen rates from the committed
-rows.
+images and the demo's own seeds take no part. For bbi the learning rate is the time step. The demo
+reads the chosen rates from the committed rows.
 """
 
 from collections.abc import Iterator
