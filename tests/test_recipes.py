@@ -1,0 +1,25 @@
+"""The README's recipes run as they are pasted, each on its own."""
+
+import itertools
+import pathlib
+import re
+
+import pytest
+
+README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def recipes() -> list[str]:
+    """Every Python block of the section "Recipes"."""
+    section = re.search(r"^## Recipes\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
+    blocks = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return blocks.findall(section[1]) if section else []
+
+
+def test_there_are_recipes():
+    assert recipes()
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=itertools.count(1))
+def test_a_recipe_runs(recipe):
+    exec(compile(recipe, "README.md, Recipes", "exec"), {})
