@@ -40,6 +40,26 @@ def test_the_loss_reaches_the_optimizer():
     assert training.finished
 
 
+def test_every_base_meets_soft_and_hard_collisions():
+    for base in bases():
+        partners = [method for method in METHODS if method.base == base.name]
+        assert [method.name.removeprefix(base.name) for method in partners] == [
+            "",
+            " + soft",
+            " + hard",
+        ]
+        assert not any(method.rates for method in partners[1:])
+
+
+@pytest.mark.parametrize("name", ["bbi", "bbi + soft"])
+def test_bbi_learns_from_minibatches(name):
+    method = next(method for method in METHODS if method.name == name)
+    data_set = data.load("digits")
+    training = Training(models.MLP((32,)), data_set, method.build, 0.4, 60, 64, seeds=[0, 1])
+    training.advance(60)
+    assert training.accuracy[-1].min() > 0.8
+
+
 # Tuning
 
 
