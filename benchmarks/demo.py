@@ -7,6 +7,7 @@ starts from the same weights and sees the same images in the same order, seed by
 differences are paired.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,8 +157,21 @@ def _run_table(rows: list[Row]) -> str:
     steps = sorted({row["steps"][-1] for row in rows})
     return (
         f"{rows[0]['data']}, {num_seeds} paired seeds, after {' or '.join(map(str, steps))} "
-        f"steps:\n\n{table_of(['method', *HEADER], lines)}"
+        f"steps:\n\n{table_of(['method', *HEADER], lines)}{_plain_compared(rows)}"
     )
+
+
+def _plain_compared(rows: list[Row]) -> str:
+    """Paired differences between the plain optimizers, as far as they took the same steps."""
+    plain = [row for row in rows if row["method"] == row["base"]]
+    final = {row["method"]: 100 * np.array(row["test_accuracy"])[:, -1] for row in plain}
+    if len(plain) < 2 or len({row["steps"][-1] for row in plain}) > 1:
+        return ""
+    differences = [
+        f"{second} less {first} {mean_and_error(final[second] - final[first], '+')}"
+        for first, second in itertools.combinations(final, 2)
+    ]
+    return f"\n\nPlain, seed by seed: {', '.join(differences)} points."
 
 
 def _percent(value: float | None) -> str:

@@ -84,31 +84,41 @@ def test_tuning_marks_one_rate_of_each_base(monkeypatch):
 # The demo
 
 
+ROW = {
+    "data": "digits",
+    "method": "sgd",
+    "base": "sgd",
+    "learning_rate": 0.2,
+    "steps": [25, 50],
+    "test_accuracy": [[0.5, 0.75], [0.5, 0.25]],
+    "mean_abs_cosine": 0.1,
+    "accepted_fraction": None,
+    "step_time_ratio": [1.0, 1.0, 1.0],
+    "date": "early",
+}
+
+
 def test_the_table_has_a_part_for_each_run_the_last_one_first():
-    row = {
-        "data": "digits",
-        "method": "sgd",
-        "base": "sgd",
-        "learning_rate": 0.2,
-        "steps": [25, 50],
-        "test_accuracy": [[0.5, 0.75], [0.5, 0.25]],
-        "mean_abs_cosine": 0.1,
-        "accepted_fraction": None,
-        "step_time_ratio": [1.0, 1.0, 1.0],
-        "date": "early",
-    }
     hard = {
         "method": "sgd + hard",
         "accepted_fraction": 0.125,
         "test_accuracy": [[0.5, 0.76], [0.5, 0.28]],
     }
-    text = demo.table([row, {**row, **hard}, {**row, "date": "late", "steps": [25]}])
+    text = demo.table([ROW, {**ROW, **hard}, {**ROW, "date": "late", "steps": [25]}])
     late, early = text.split("digits, 2 paired seeds, after ")[1:]
     assert late.startswith("25 steps")
     assert early.startswith("50 steps")
     assert "+2.00 ± 1.00" in early
     assert "12.50%" in early
     assert text.count(demo.READING) == 1
+    assert "Plain, seed by seed" not in text
+
+
+def test_the_table_compares_the_plain_optimizers():
+    accuracy = [[0.5, 0.74], [0.5, 0.22]]
+    bbi = {**ROW, "method": "bbi", "base": "bbi", "test_accuracy": accuracy}
+    assert "bbi less sgd -2.00 ± 1.00 points" in demo.table([ROW, bbi])
+    assert "less sgd" not in demo.table([ROW, {**bbi, "steps": [25, 75]}])
 
 
 @pytest.mark.slow
