@@ -34,7 +34,7 @@ from kinopt.collisions.partners import (
     random_matching,
     squared_distances,
 )
-from kinopt.collisions.rows import binary_scale, energy_ratio, unit_rows
+from kinopt.collisions.rows import binary_scale, energy_ratio, split_rows, unit_rows
 from kinopt.collisions.scattering import gaussian_noise, laplacian_drift, scatter_pairs
 
 __all__ = ["Combine", "Distance", "HardStats", "Scatter", "hard_law"]
@@ -114,7 +114,9 @@ def hard_law(
     # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
     after = jnp.where(change == 0, g, g + change * g_scale)
     fraction, mean_cosine, max_cosine = seen
-    return after, HardStats(fraction, energy_ratio(after, g), mean_cosine, max_cosine)
+    return after, HardStats(
+        fraction, energy_ratio(after, split_rows(g).length), mean_cosine, max_cosine
+    )
 
 
 def _matching(
