@@ -34,7 +34,7 @@ from kinopt.collisions.partners import (
     random_matching,
     squared_distances,
 )
-from kinopt.collisions.rows import binary_scale, energy_ratio, unit_rows
+from kinopt.collisions.rows import binary_scale, energy_ratio
 from kinopt.collisions.scattering import gaussian_noise, laplacian_drift, scatter_pairs
 
 __all__ = ["Combine", "Distance", "HardStats", "Scatter", "hard_law"]
@@ -54,11 +54,10 @@ class HardStats(NamedTuple):
 
 
 class _Gas(NamedTuple):
-    """A layer in scales that are safe to square; collisions depend on differences alone."""
+    """A layer in scales that are safe to square."""
 
-    w: Neurons  # centred, divided by a power of two
+    w: Neurons  # divided by a power of two
     g: Neurons  # likewise
-    length: Array  # [neurons], |w_i| before centring, in the same scale
     unit: Scalar  # a distance in the scale of w, times this, is w_r
 
 
@@ -97,15 +96,11 @@ def hard_law(
     (Array([0., 0.], dtype=float32), Array([1., 1.], dtype=float32))
     """
     w_scale, g_scale = binary_scale(w), binary_scale(g)
-    gas = _Gas(
-        w=centred(w / w_scale),
-        g=centred(g / g_scale),
-        length=jnp.linalg.norm(w / w_scale, axis=1),
-        unit=w_scale / (w.shape[1] ** 0.5 if distance == "rms" else 1.0),
-    )
+    unit = w_scale / (w.shape[1] ** 0.5 if distance == "rms" else 1.0)
+    gas = _Gas(w * (1 / w_scale), g * (1 / g_scale), unit)
     c = jnp.asarray(coll_coef, w.dtype)
     if combine == "matching":
-        change, *seen = _matching(gas, unit_rows(w), key, c, approaching_only, restitution)
+        change, *seen = _matching(gas, key, c, approaching_only, restitution)
     else:
         block = rows_per_block(len(w), block_size)
         change, *seen = _all_pairs(
@@ -114,16 +109,16 @@ def hard_law(
     # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
     after = jnp.where(change == 0, g, g + change * g_scale)
     fraction, mean_cosine, max_cosine = seen
-    return after, HardStats(fraction, energy_ratio(after, g), mean_cosine, max_cosine)
+    energy = energy_ratio(after, jnp.linalg.norm(gas.g, axis=1) * g_scale)
+    return after, HardStats(fraction, energy, mean_cosine, max_cosine)
 
 
-def _matching(
-    gas: _Gas, unit_w: Neurons, key: Array, c: Scalar, approaching_only: bool, restitution
-):
+def _matching(gas: _Gas, key: Array, c: Scalar, approaching_only: bool, restitution):
     """Change and statistics with one random matching as candidates: O(N D) work."""
     key_matching, key_scatter = jax.random.split(key)
     i, j = random_matching(key_matching, len(gas.w))
-    dw, dg = gas.w[i] - gas.w[j], gas.g[i] - gas.g[j]
+    w_i, w_j = gas.w[i], gas.w[j]
+    dw, dg = w_i - w_j, gas.g[i] - gas.g[j]
     w_r, g_r = jnp.linalg.norm(dw, axis=1) * gas.unit, jnp.linalg.norm(dg, axis=1)
     accepted = accepts(g_r, w_r, jnp.max(g_r), c)
     if approaching_only:
@@ -137,7 +132,8 @@ def _matching(
         weight=lambda i, j: jnp.ones_like(i, gas.g.dtype),
         restitution=restitution,
     )
-    cosines = jnp.abs(jnp.sum(unit_w[i] * unit_w[j], axis=1))
+    lengths = jnp.linalg.norm(w_i, axis=1), jnp.linalg.norm(w_j, axis=1)
+    cosines = jnp.abs(_over(jnp.sum(w_i * w_j, axis=1), lengths[0] * lengths[1]))
     return change, jnp.mean(accepted), jnp.mean(cosines), jnp.max(cosines)
 
 
@@ -154,20 +150,21 @@ def _all_pairs(
     """Change and statistics with every pair as a candidate, from N x N quantities only."""
     neurons, features = gas.w.shape
     columns = jnp.arange(neurons)
+    w, g, length = centred(gas.w), centred(gas.g), jnp.linalg.norm(gas.w, axis=1)
     scattered = not (isinstance(restitution, int | float) and restitution == 0)
 
     def largest(so_far, rows, g_rows):
-        return jnp.maximum(so_far, jnp.max(squared_distances(g_rows, gas.g))), None
+        return jnp.maximum(so_far, jnp.max(squared_distances(g_rows, g))), None
 
-    g_max_squared, _ = scan_row_blocks(largest, jnp.zeros((), gas.g.dtype), [gas.g], block)
+    g_max_squared, _ = scan_row_blocks(largest, jnp.zeros((), g.dtype), [g], block)
 
     def look(rows, w_rows, g_rows):
         """Accepted pairs, |g_i - g_j| and |w_i - w_j|^2 for a block of rows."""
-        squared_w = squared_distances(w_rows, gas.w)
-        g_r = jnp.sqrt(squared_distances(g_rows, gas.g))
+        squared_w = squared_distances(w_rows, w)
+        g_r = jnp.sqrt(squared_distances(g_rows, g))
         accepted = accepts(g_r, jnp.sqrt(squared_w) * gas.unit, jnp.sqrt(g_max_squared), c)
         if approaching_only:
-            accepted &= closing_speeds(w_rows, g_rows, gas.w, gas.g) > 0
+            accepted &= closing_speeds(w_rows, g_rows, w, g) > 0
         accepted &= (rows[:, None] < neurons) & (rows[:, None] != columns)
         return accepted, g_r, squared_w
 
@@ -175,18 +172,18 @@ def _all_pairs(
         return carry, jnp.sum(look(rows, w_rows, g_rows)[0], axis=1)
 
     if metropolis:
-        _, degrees = scan_row_blocks(count, None, [gas.w, gas.g], block)
+        _, degrees = scan_row_blocks(count, None, [w, g], block)
     else:
         degrees = jnp.ones(neurons, jnp.int32)
 
     def weight(i, j):
         """a_ij of an accepted pair: 1, or Metropolis' 1 / max(deg_i, deg_j)."""
-        return 1 / jnp.maximum(jnp.maximum(degrees[i], degrees[j]), 1).astype(gas.g.dtype)
+        return 1 / jnp.maximum(jnp.maximum(degrees[i], degrees[j]), 1).astype(g.dtype)
 
     def collide(change, rows, w_rows, g_rows, lengths):
         accepted, g_r, squared_w = look(rows, w_rows, g_rows)
         above = rows[:, None] < columns  # each pair once
-        cosines = jnp.where(above, jnp.abs(_cosines(squared_w, lengths[:, None], gas.length)), 0)
+        cosines = jnp.where(above, jnp.abs(_cosines(squared_w, lengths[:, None], length)), 0)
         seen = jnp.sum(accepted & above, axis=1), jnp.sum(cosines, axis=1), jnp.max(cosines, axis=1)
         if scattered and scatter == "pairs":
             change = scatter_pairs(
@@ -200,14 +197,14 @@ def _all_pairs(
             )
             return change, (None, *seen)
         a = jnp.where(accepted, weight(rows[:, None], columns), 0)
-        moved = laplacian_drift(a, g_rows, gas.g)
+        moved = laplacian_drift(a, g_rows, g)
         if scattered:
             variances = jnp.square(a * restitution * g_r) / (4 * features)
             moved += gaussian_noise(key, variances, features)
         return change, (moved, *seen)
 
     change, (moved, accepted, cosine_sums, cosine_maxima) = scan_row_blocks(
-        collide, jnp.zeros_like(gas.g), [gas.w, gas.g, gas.length], block
+        collide, jnp.zeros_like(g), [w, g, length], block
     )
     pairs = neurons * (neurons - 1) / 2
     return (
@@ -223,6 +220,10 @@ def _cosines(squared_distance: Array, length_i: Array, length_j: Array) -> Array
 
     They are good to a few eps times (longest row)^2 / (length_i length_j).
     """
-    product = 2 * length_i * length_j
     numerator = length_i**2 + length_j**2 - squared_distance
-    return jnp.where(product == 0, 0, numerator / jnp.where(product == 0, 1, product)).clip(-1, 1)
+    return _over(numerator, 2 * length_i * length_j).clip(-1, 1)
+
+
+def _over(numerator: Array, denominator: Array) -> Array:
+    """Their ratio, and 0 for neurons of length zero; NaN stays NaN."""
+    return jnp.where(denominator == 0, 0, numerator / jnp.where(denominator == 0, 1, denominator))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks
-from kinopt.collisions.rows import energy_ratio, unit_rows
+from kinopt.collisions.rows import energy_ratio, split_rows
 
 __all__ = ["SoftStats", "soft_law"]
 
@@ -59,21 +59,27 @@ def soft_law(
            [0. , 1. ]], dtype=float32)
     """
     neurons = len(w)
-    unit_w, unit_g = unit_rows(w), unit_rows(g)
     columns = jnp.arange(neurons)
+    w_split, g_split = split_rows(w), split_rows(g)
 
-    def block(carry, rows, unit_w_rows, unit_g_rows):
-        cos_w = unit_w_rows @ unit_w.T
-        m = cos_w * (unit_g_rows @ unit_g.T)
+    def cosines(rows, inverse_norms, x):
+        return (rows @ x.scaled.T) * (inverse_norms[:, None] * x.inverse_norm)
+
+    def block(carry, rows, w_rows, w_inverse_norms, g_rows, g_inverse_norms):
+        cos_w = cosines(w_rows, w_inverse_norms, w_split)
+        m = cos_w * cosines(g_rows, g_inverse_norms, g_split)
         if not self_term:
             m = jnp.where(columns == rows[:, None], 0, m)
         # Each pair is counted once, and never a neuron with itself.
         pair_cosines = jnp.where(columns > rows[:, None], jnp.abs(cos_w), 0)
         sums = jnp.sum(jnp.abs(m), axis=1), jnp.sum(pair_cosines, axis=1)
-        return carry, (m @ g, *sums, jnp.max(pair_cosines, axis=1))
+        return carry, ((g.T @ m.T).T, *sums, jnp.max(pair_cosines, axis=1))
 
     _, (repulsion, row_norms, cosine_sums, cosine_maxima) = scan_row_blocks(
-        block, None, (unit_w, unit_g), rows_per_block(neurons, block_size)
+        block,
+        None,
+        (*w_split[:2], *g_split[:2]),
+        rows_per_block(neurons, block_size),
     )
     norm = jnp.max(row_norms)
     c = jnp.asarray(coll_coef, w.dtype)
@@ -82,5 +88,8 @@ def soft_law(
     after = jnp.where(c == 0, g, g - c * repulsion)  # g - 0 would turn -0 into 0
     pairs = max(neurons * (neurons - 1) // 2, 1)
     return after, SoftStats(
-        energy_ratio(after, g), c * norm, jnp.sum(cosine_sums) / pairs, jnp.max(cosine_maxima)
+        energy_ratio(after, g_split.length),
+        c * norm,
+        jnp.sum(cosine_sums) / pairs,
+        jnp.max(cosine_maxima),
     )

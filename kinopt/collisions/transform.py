@@ -230,7 +230,7 @@ def _collision(
         def one(w: Neurons, g: Neurons, key: Array | None) -> tuple[Neurons, Array, Array]:
             after, stats = law(w, g, key, c)
             seen = jnp.stack(stats)
-            finite = jnp.all(jnp.isfinite(after)) & jnp.all(jnp.isfinite(seen))
+            finite = jnp.all(jnp.isfinite(seen))  # energy_ratio has seen every entry of `after`
             return jnp.where(finite, after, g), jnp.where(finite, seen, 0), ~finite
 
         if len(ws) == 1:  # a vmap over one slice would still turn branches into selects
