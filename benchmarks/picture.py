@@ -43,9 +43,10 @@ def draw(rows: list[Row]) -> Figure:
         fontsize=13,
     )
     grid = figure.add_gridspec(len(groups), most + 1, width_ratios=[2.3, *([1] * most)])
-    heatmaps = []
+    heatmaps, curves = [], None
     for number, group in enumerate(groups):
-        _curves(figure.add_subplot(grid[number, 0]), group, last=group is groups[-1])
+        curves = figure.add_subplot(grid[number, 0], sharey=curves)  # so that bases compare
+        _curves(curves, group, last=group is groups[-1])
         for column, row in enumerate(group):
             ax = figure.add_subplot(grid[number, column + 1])
             _heatmap(ax, row, PALETTE[column % len(PALETTE)])
