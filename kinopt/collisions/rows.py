@@ -42,7 +42,7 @@ def directions(x: Neurons) -> Directions:
     """Where the rows of x point."""
     columns = x.T
     largest = jnp.max(jnp.abs(columns), axis=0)
-    columns = columns / jnp.where(largest == 0, 1, largest)
+    columns = columns * (1 / _invertible(largest))
     norm = jnp.sqrt(jnp.sum(columns * columns, axis=0))
     scaled = columns.T
     return Directions(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)))
@@ -67,10 +67,14 @@ def binary_scale(x: Float[Array, "*shape"]) -> Scalar:
     >>> binary_scale(jnp.array([[-5.0, 0.1]]))
     Array(4., dtype=float32)
     """
-    info = jnp.finfo(x.dtype)
-    # Clipped to normal numbers whose nearest power of two is finite; zeros stay zeros.
-    largest = jnp.clip(jnp.max(jnp.abs(x)), info.smallest_normal, 2.0 ** (info.maxexp - 2))
-    return jax.lax.reduce_precision(largest, info.nexp, mantissa_bits=0)
+    nexp = jnp.finfo(x.dtype).nexp
+    return jax.lax.reduce_precision(_invertible(jnp.max(jnp.abs(x))), nexp, mantissa_bits=0)
+
+
+def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Clipped so that it and its inverse are normal numbers; what is zero stays zero over it."""
+    info = jnp.finfo(largest.dtype)
+    return jnp.clip(largest, info.smallest_normal, 2.0 ** (info.maxexp - 2))
 
 
 def row_lengths(x: Neurons) -> Float[Array, " neurons"]:
