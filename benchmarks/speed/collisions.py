@@ -33,8 +33,8 @@ class Settings:
     image_size: int = 28
     num_neurons: int = 1000
     num_features: int = 2048
-    num_step_turns: int = 100
-    num_layer_turns: int = 11
+    num_step_turns: int = 300
+    num_layer_turns: int = 21
     seed: int = 0
 
 

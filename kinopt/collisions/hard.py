@@ -29,12 +29,11 @@ from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks
 from kinopt.collisions.partners import (
     accepts,
-    centred,
     closing_speeds,
     random_matching,
     squared_distances,
 )
-from kinopt.collisions.rows import binary_scale, energy_ratio
+from kinopt.collisions.rows import binary_scale, centred, energy_ratio, row_lengths
 from kinopt.collisions.scattering import gaussian_noise, laplacian_drift, scatter_pairs
 
 __all__ = ["Combine", "Distance", "HardStats", "Scatter", "hard_law"]
@@ -95,7 +94,7 @@ def hard_law(
     >>> jnp.sum(after, axis=0), jnp.linalg.norm(after, axis=1)  # momentum, speeds
     (Array([0., 0.], dtype=float32), Array([1., 1.], dtype=float32))
     """
-    w_scale, g_scale = binary_scale(w), binary_scale(g)
+    w_scale, g_scale = binary_scale(w.T), binary_scale(g.T)
     unit = w_scale / (w.shape[1] ** 0.5 if distance == "rms" else 1.0)
     gas = _Gas(w * (1 / w_scale), g * (1 / g_scale), unit)
     c = jnp.asarray(coll_coef, w.dtype)
@@ -107,10 +106,9 @@ def hard_law(
             gas, key, c, approaching_only, combine == "metropolis", restitution, scatter, block
         )
     # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
-    after = jnp.where(change == 0, g, g + change * g_scale)
+    after = jnp.where(change.T == 0, g.T, g.T + change.T * g_scale).T
     fraction, mean_cosine, max_cosine = seen
-    energy = energy_ratio(after, jnp.linalg.norm(gas.g, axis=1) * g_scale)
-    return after, HardStats(fraction, energy, mean_cosine, max_cosine)
+    return after, HardStats(fraction, energy_ratio(after, g), mean_cosine, max_cosine)
 
 
 def _matching(gas: _Gas, key: Array, c: Scalar, approaching_only: bool, restitution):
@@ -150,7 +148,7 @@ def _all_pairs(
     """Change and statistics with every pair as a candidate, from N x N quantities only."""
     neurons, features = gas.w.shape
     columns = jnp.arange(neurons)
-    w, g, length = centred(gas.w), centred(gas.g), jnp.linalg.norm(gas.w, axis=1)
+    w, g, length = centred(gas.w), centred(gas.g), row_lengths(gas.w)
     scattered = not (isinstance(restitution, int | float) and restitution == 0)
 
     def largest(so_far, rows, g_rows):

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
 
-__all__ = ["accepts", "centred", "closing_speeds", "random_matching", "squared_distances"]
+__all__ = ["accepts", "closing_speeds", "random_matching", "squared_distances"]
 
 GRAM_ROUNDING = 8
 """A squared distance below this many rounding errors of its terms counts as zero: the terms of two
@@ -44,11 +44,6 @@ def accepts(
     # At c = 1 every moving pair collides, also where e^{-w_r} is zero in this precision; at c = 0
     # none does, also where two roundings of the largest g_r differ.
     return jnp.where(coll_coef >= 1, g_r > 0, by_eq_7) & (coll_coef > 0)
-
-
-def centred(x: Neurons) -> Neurons:
-    """The rows minus their mean row: same differences, smaller numbers."""
-    return x - jnp.mean(x, axis=0)
 
 
 def squared_distances(

@@ -2,6 +2,10 @@
 
 Squares of entries beyond 1e19 or below 1e-19 leave float32's range. Rows are therefore divided by
 their largest entry before they are squared, and whole matrices by a power of two, which is exact.
+
+A Flax kernel is [features, neurons], the transpose of what a law sees. Passes over whole matrices
+are therefore written on columns, x.T, where XLA finds the kernel as it lies in memory instead of
+transposing it anew in each pass; for a layer of 1000 x 2048 that saves a third of the time.
 """
 
 from typing import NamedTuple
@@ -12,30 +16,36 @@ from jaxtyping import Array, Float
 
 from kinopt._typing import Neurons, Scalar
 
-__all__ = ["Rows", "binary_scale", "energy_ratio", "split_rows", "unit_rows"]
+__all__ = [
+    "Directions",
+    "binary_scale",
+    "centred",
+    "directions",
+    "energy_ratio",
+    "row_lengths",
+    "unit_rows",
+]
 
 
-class Rows(NamedTuple):
-    """A matrix with each row's length and direction apart, x_i = length_i direction_i.
+class Directions(NamedTuple):
+    """The unit vectors of the rows of a matrix, scaled_i inverse_norm_i; zero for rows of zeros.
 
-    The direction of row i is scaled_i inverse_norm_i, and zero for a row of zeros. The two factors
-    are kept apart because it is cheaper to scale a product of two such matrices than both factors.
+    The two factors are kept apart because it is cheaper to scale the product of two such matrices
+    than both of them.
     """
 
     scaled: Neurons  # each row divided by its largest |entry|
     inverse_norm: Float[Array, " neurons"]  # 1 / |scaled_i|, in [1 / sqrt(D), 1]; or 0
-    length: Float[Array, " neurons"]  # |x_i|
 
 
-def split_rows(x: Neurons) -> Rows:
-    """Lengths and directions of the rows of x."""
-    # The same on columns: a Flax kernel has its neurons there, and one transposition less to make.
+def directions(x: Neurons) -> Directions:
+    """Where the rows of x point."""
     columns = x.T
     largest = jnp.max(jnp.abs(columns), axis=0)
-    columns = columns * (1 / jnp.where(largest == 0, 1, largest))
+    columns = columns * (1 / _invertible(largest))
     norm = jnp.sqrt(jnp.sum(columns * columns, axis=0))
     scaled = columns.T
-    return Rows(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)), largest * norm)
+    return Directions(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)))
 
 
 def unit_rows(x: Neurons) -> Neurons:
@@ -45,8 +55,8 @@ def unit_rows(x: Neurons) -> Neurons:
     Array([[0.6, 0.8],
            [0. , 0. ]], dtype=float32)
     """
-    rows = split_rows(x)
-    return rows.scaled * rows.inverse_norm[:, None]
+    scaled, inverse_norm = directions(x)
+    return scaled * inverse_norm[:, None]
 
 
 def binary_scale(x: Float[Array, "*shape"]) -> Scalar:
@@ -57,21 +67,35 @@ def binary_scale(x: Float[Array, "*shape"]) -> Scalar:
     >>> binary_scale(jnp.array([[-5.0, 0.1]]))
     Array(4., dtype=float32)
     """
-    info = jnp.finfo(x.dtype)
-    # Clipped to normal numbers whose nearest power of two is finite; zeros stay zeros.
-    largest = jnp.clip(jnp.max(jnp.abs(x)), info.smallest_normal, 2.0 ** (info.maxexp - 2))
-    return jax.lax.reduce_precision(largest, info.nexp, mantissa_bits=0)
+    nexp = jnp.finfo(x.dtype).nexp
+    return jax.lax.reduce_precision(_invertible(jnp.max(jnp.abs(x))), nexp, mantissa_bits=0)
 
 
-def energy_ratio(after: Neurons, lengths: Float[Array, " neurons"]) -> Scalar:
-    """|G'|^2 / |G|^2 for rows of G with these lengths: the change of energy; 1 when G is zero.
+def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Clipped so that it and its inverse are normal numbers; what is zero stays zero over it."""
+    info = jnp.finfo(largest.dtype)
+    return jnp.clip(largest, info.smallest_normal, 2.0 ** (info.maxexp - 2))
+
+
+def row_lengths(x: Neurons) -> Float[Array, " neurons"]:
+    """|x_i| for entries that are safe to square."""
+    return jnp.sqrt(jnp.sum(jnp.square(x.T), axis=0))
+
+
+def centred(x: Neurons) -> Neurons:
+    """The rows minus their mean row: same differences, smaller numbers."""
+    columns = x.T
+    return (columns - jnp.mean(columns, axis=1, keepdims=True)).T
+
+
+def energy_ratio(after: Neurons, before: Neurons) -> Scalar:
+    """|G'|^2 / |G|^2, the change of kinetic energy; 1 when G is zero.
 
     A NaN or an infinity anywhere in G' shows up in it.
 
-    >>> energy_ratio(jnp.full((1, 2), 2e30), jnp.array([2e30]))
-    Array(2., dtype=float32)
+    >>> energy_ratio(jnp.full((2, 2), 2e30), jnp.full((2, 2), 1e30))
+    Array(4., dtype=float32)
     """
-    inverse_scale = 1 / binary_scale(lengths)
-    old = jnp.sum(jnp.square(lengths * inverse_scale))
-    new = jnp.sum(jnp.square(after * inverse_scale))
+    inverse_scale = 1 / binary_scale(before.T)
+    old, new = (jnp.sum(jnp.square(x.T * inverse_scale)) for x in (before, after))
     return jnp.where(old == 0, 1 + new, new / jnp.where(old == 0, 1, old))

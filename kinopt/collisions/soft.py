@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks
-from kinopt.collisions.rows import energy_ratio, split_rows
+from kinopt.collisions.rows import Directions, directions, energy_ratio
 
 __all__ = ["SoftStats", "soft_law"]
 
@@ -60,14 +60,14 @@ def soft_law(
     """
     neurons = len(w)
     columns = jnp.arange(neurons)
-    w_split, g_split = split_rows(w), split_rows(g)
+    towards_w, towards_g = directions(w), directions(g)
 
-    def cosines(rows, inverse_norms, x):
+    def cosines(rows, inverse_norms, x: Directions):
         return (rows @ x.scaled.T) * (inverse_norms[:, None] * x.inverse_norm)
 
     def block(carry, rows, w_rows, w_inverse_norms, g_rows, g_inverse_norms):
-        cos_w = cosines(w_rows, w_inverse_norms, w_split)
-        m = cos_w * cosines(g_rows, g_inverse_norms, g_split)
+        cos_w = cosines(w_rows, w_inverse_norms, towards_w)
+        m = cos_w * cosines(g_rows, g_inverse_norms, towards_g)
         if not self_term:
             m = jnp.where(columns == rows[:, None], 0, m)
         # Each pair is counted once, and never a neuron with itself.
@@ -78,7 +78,7 @@ def soft_law(
     _, (repulsion, row_norms, cosine_sums, cosine_maxima) = scan_row_blocks(
         block,
         None,
-        (*w_split[:2], *g_split[:2]),
+        (*towards_w, *towards_g),
         rows_per_block(neurons, block_size),
     )
     norm = jnp.max(row_norms)
@@ -88,7 +88,7 @@ def soft_law(
     after = jnp.where(c == 0, g, g - c * repulsion)  # g - 0 would turn -0 into 0
     pairs = max(neurons * (neurons - 1) // 2, 1)
     return after, SoftStats(
-        energy_ratio(after, g_split.length),
+        energy_ratio(after, g),
         c * norm,
         jnp.sum(cosine_sums) / pairs,
         jnp.max(cosine_maxima),

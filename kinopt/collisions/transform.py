@@ -52,8 +52,8 @@ def soft_collision(
 
     with the cosines between rows, the elementwise product, and $c$ = `coll_coef` (KO paper,
     Algorithm 2). $M$ is positive semidefinite with trace $N$: the result is sure to be a descent
-    direction while $c\,\|M\|_\infty \le 1$, the `gain` of `collision_stats`. Useful values have
-    $c N$ between 1 and 5.
+    direction while $c\,\|M\|_\infty \le 1$, the `gain` of `collision_stats`. Begin with $c N$
+    about 1.
 
     Args:
         coll_coef: $c \ge 0$, a number or a schedule of the update count. 0 is the identity.
