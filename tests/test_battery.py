@@ -190,8 +190,8 @@ def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
         return step(tx, params, state)
 
     before, _ = one(params, state)
-    hyperparameter = state.hyperparams[case.hyperparameter]
-    state.hyperparams[case.hyperparameter] = hyperparameter / 2
+    # At zero nothing collides, or moves: another update, whatever pairs the key has drawn.
+    state.hyperparams[case.hyperparameter] *= 0
     after, _ = one(params, state)
     assert traces == 1
     assert not np.array_equal(before["stack"], after["stack"])
