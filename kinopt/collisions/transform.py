@@ -139,8 +139,9 @@ def hard_collision(
             conserved, at O(N D) cost (DSMC).
         restitution: $e$ in [0, 1]: 1 is elastic (the paper), 0 leaves no scattering.
         scatter: `"pairs"`: a direction for each accepted pair. `"gaussian"`: one Gaussian draw
-            with the same mean and covariance through the Laplacian's Cholesky factor: cheaper
-            above about 1.5 % of pairs, and it ignores the shape of the sphere. Not for `"matching"`.
+            with the same mean and covariance through the Laplacian's Cholesky factor, cheaper
+            above about 1.5 % of pairs; momentum is conserved over all accepted neurons together.
+            Not for `"matching"`.
         block_size: rows of N x N quantities in memory at once; the result does not depend on it.
             None: all of them up to 4,096 neurons, 512 above. Not for `scatter="gaussian"`.
 
