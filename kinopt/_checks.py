@@ -20,11 +20,13 @@ def check_number(name: str, value: Any, low: float, high: float | None) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises on a value that is none of those of a `Literal` type."""
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}.")
 
 
 def check_block_size(block_size: Any) -> None:
+    """Raises on anything but None and positive whole numbers."""
     if block_size is not None and not (isinstance(block_size, int | np.integer) and block_size > 0):
         raise ValueError(
             f"block_size must be a positive int or None, got {block_size!r}. It sets array shapes: "
