@@ -9,7 +9,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
     optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
-from kinopt import bounces, hamiltonians, metrics
+from kinopt import bounces, hamiltonians, landscapes, metrics
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -34,6 +34,7 @@ __all__ = [
     "ecdsep",
     "hamiltonians",
     "hard_collision",
+    "landscapes",
     "layer_mask",
     "metrics",
     "soft_collision",

@@ -21,6 +21,7 @@ LAYERS = {
     "collisions": {"_typing", "_keys", "_checks", "trees", "layers"},
     "metrics": {"_typing", "trees", "layers", "collisions"},
     "plots": {"_typing", "metrics"},
+    "landscapes": {"_typing"},
     "hamiltonians": {"_typing"},
     "bounces": {"_typing"},
     "brackets": {"_typing"},
