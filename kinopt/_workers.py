@@ -111,7 +111,7 @@ def _default_lanes(problem: Problem, source: Source, device: jax.Device) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _fits_one_function(problem: Problem, chunk: int, structure: Any, shapes: tuple) -> bool:
+def _fits_one_function(problem: Problem, chunk: int, structure, shapes) -> bool:
     """Whether a chunk is small and simple enough to be compiled into one function."""
     source, line = jax.tree.unflatten(structure, shapes)
     rounds = jax.ShapeDtypeStruct((), jnp.int32)

@@ -12,8 +12,8 @@ all the devices of a `jax.sharding.Mesh`.
 ...     return jnp.where(value < 1e-3, jnp.where(x < 0, 1, 2), 0)
 >>> result = run(
 ...     loss,
-...     lambda key: kinopt.bbi(0.05, fixed_bounce_every=5, num_fixed_bounces=3, key=key),
-...     jnp.array(2.0),
+...     lambda key: kinopt.bbi(0.05, extra_energy=1.0, initial_direction="random", key=key),
+...     jnp.array(0.2),
 ...     jax.random.split(jax.random.key(0), 100),
 ...     num_steps=1000,
 ...     stop=near_a_minimum,
@@ -176,6 +176,7 @@ def trajectories(
       TypeError: as `run`.
       ValueError: as `run`, or if `every` is below 1.
 
+    >>> import optax
     >>> path = trajectories(
     ...     lambda x: x**2, optax.sgd(0.25), jnp.array(1.0), jax.random.split(jax.random.key(0), 2),
     ...     num_steps=4, every=2)
@@ -214,7 +215,7 @@ def _problem(
     """The arguments, checked: the problem, the parameters as arrays, and the keys' data."""
     if not isinstance(num_steps, int) or num_steps < 0:
         raise ValueError(f"num_steps must be an integer >= 0, got {num_steps!r}")
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
     keys = jnp.asarray(keys)
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if keys.ndim != (1 if typed else 2):
