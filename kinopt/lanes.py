@@ -209,12 +209,13 @@ def start(problem: Problem, num_lanes: int, source: Source) -> Line:
     def rows(lane, number):
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), lane)
 
+    kept = lane._replace(key=(), ended=jnp.zeros((), bool))
     line = Line(
         num_started=jnp.zeros((), jnp.int32),
         num_ended=jnp.zeros((), jnp.int32),
         lanes=rows(lane, num_lanes),
-        kept=rows(lane._replace(key=()), num_lanes),
-        ended=rows(lane._replace(key=()), source.keys.shape[0] + num_lanes),
+        kept=rows(kept, num_lanes),
+        ended=rows(kept, source.keys.shape[0] + num_lanes),
     )
     return _refill(problem, source, line)
 

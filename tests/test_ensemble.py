@@ -30,7 +30,7 @@ def keys(number):
     return jax.random.split(jax.random.key(7), number)
 
 
-def run(number, num_steps=2000, **options):
+def run(number, num_steps=4000, **options):
     return ensemble.run(
         BASINS.fn, two_basin_bbi, START, keys(number), num_steps=num_steps, stop=STOP, **options
     )
@@ -78,7 +78,7 @@ def reference():
 
 
 @pytest.mark.parametrize(
-    ("lanes", "chunk"), [(1, 500), (7, 13), (50, 64), (64, 1), (None, None)], ids=str
+    ("lanes", "chunk"), [(1, 500), (7, 13), (50, 64), (2000, 1), (None, None)], ids=str
 )
 def test_outcomes_do_not_depend_on_lanes_or_chunk(reference, lanes, chunk):
     result = run(50, lanes=lanes, chunk=chunk)
@@ -91,20 +91,30 @@ def test_outcomes_do_not_depend_on_company(reference):
     assert_same(run(11), jax.tree.map(lambda x: x[:11], reference))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
-@pytest.mark.parametrize("number", [50, 3], ids=["many", "fewer-than-devices"])
-def test_a_mesh_shares_the_seeds(reference, kind, number):
-    mesh = jax.make_mesh((4, 2), ("host", "chip"), axis_types=(kind, kind))
+@pytest.mark.parametrize(
+    ("number", "kind"), [(50, AxisType.Auto), (3, AxisType.Explicit)], ids=["many", "few"]
+)
+def test_a_mesh_shares_the_seeds(reference, number, kind, monkeypatch):
+    mesh = jax.make_mesh((2, 2), ("host", "chip"), axis_types=(kind, kind))
+    made = []
+    real = ensemble.make_workers
+    monkeypatch.setattr(ensemble, "make_workers", lambda *a: made.extend(real(*a)) or made)
     result = run(number, mesh=mesh, lanes=5)
     assert_same(result, jax.tree.map(lambda x: x[:number], reference))
-    assert result.value.sharding.is_fully_replicated
+    where = [next(iter(worker.source.length.devices())) for worker in made]
+    assert where == list(mesh.devices.flat)
+    assert [int(worker.source.length) for worker in made] == ([13] * 3 + [11], [1] * 3 + [0])[
+        number == 3
+    ]
 
 
-def test_many_operations_or_one_function_are_the_same(reference, monkeypatch):
-    """How a CPU's compiler cuts the program changes no result."""
-    assert _workers._fits_one_function.cache_info().currsize > 0
+def test_many_operations_or_one_function_are_the_same_steps(monkeypatch):
+    """How a CPU's compiler cuts the program changes the last digits only."""
+    one_function = run(8, num_steps=30)
     monkeypatch.setattr(_workers, "_fits_one_function", lambda *_: False)
-    assert_same(run(50, lanes=16, chunk=32), reference)
+    many = run(8, num_steps=30)
+    for x, y in zip(jax.tree.leaves(many), jax.tree.leaves(one_function), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_library_computes_is_left_to_it():
@@ -231,13 +241,13 @@ def test_float64():
 
 def test_trajectories_are_those_of_the_run(reference):
     path = ensemble.trajectories(
-        BASINS.fn, two_basin_bbi, START, keys(50)[5:8], num_steps=2000, every=100, stop=STOP
+        BASINS.fn, two_basin_bbi, START, keys(50)[5:8], num_steps=4000, every=200, stop=STOP
     )
     assert path.value.shape == (3, 21)
     assert path.params.shape == (3, 21, 2)
     np.testing.assert_array_equal(path.params[:, 0], jnp.broadcast_to(START, (3, 2)))
     np.testing.assert_array_equal(path.num_steps[:, -1], reference.num_steps[5:8])
-    np.testing.assert_allclose(path.params[:, -1], reference.params[5:8], rtol=1e-4)
+    np.testing.assert_array_equal(path.params[:, -1], reference.params[5:8])
     values = jax.vmap(jax.vmap(BASINS.fn))(path.params)
     np.testing.assert_allclose(path.value, values, rtol=1e-5)
     assert (jnp.diff(path.num_steps, axis=1) >= 0).all()
@@ -269,7 +279,7 @@ def test_ctrl_c_returns_what_is_finished(monkeypatch):
             two_basin_bbi,
             START,
             keys(400_000)[first : first + 1],
-            num_steps=2000,
+            num_steps=4000,
             stop=STOP,
         )
         assert int(again.outcome[0]) == int(result.outcome[0])
@@ -296,7 +306,6 @@ def test_the_second_run_compiles_nothing():
     ("change", "message"),
     [
         ({"num_steps": -1}, "num_steps"),
-        ({"num_steps": 2.5}, "num_steps"),
         ({"lanes": 0}, "lanes must be at least 1"),
         ({"chunk": 0}, "chunk must be at least 1"),
         ({"keys": jax.random.key(0)}, "one key for each seed"),
@@ -333,7 +342,7 @@ def test_a_large_model_gets_fewer_lanes_than_a_small_one():
     def lanes(size):
         problem = ensemble.Problem(lambda x: jnp.sum(x), optax.adam(1e-3), None, 1, False, None)
         source = _workers.Source(jnp.zeros((4, 2), jnp.uint32), jnp.zeros(size), jnp.array(4))
-        return _workers._default_lanes(problem, source, device)
+        return _workers._default_lanes(_workers._lane(problem, source), device)
 
     assert lanes(2) == _workers.CPU_LANES[1]
     assert lanes(10**6) == _workers.CPU_LANES[0]
