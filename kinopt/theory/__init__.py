@@ -23,8 +23,8 @@ The velocity is 2 dH/dq Pi, so dH/dq drops out; c_n = Gamma(n/2) / (2 sqrt(pi) G
 the mean of (cos angle)_+ over directions (`entry_flux`). `region_volume` and `entry_flux` integrate
 over the true landscape, not its quadratic approximation.
 
-Volumes are in logarithms: (n - 1) log E alone leaves float32 at n = 40. Everything can be
-differentiated and works under `jit` and `vmap`.
+Volumes are in logarithms: E^(n-1) alone leaves float32 at n = 25, with the E = 44 of the paper's
+section 4.3. Everything can be differentiated and works under `jit` and `vmap`.
 
 Beside it stand the rates of Eqs. 7 and 8, and the generalization bound of the KO paper (Theorems
 3.1 and 3.2).
