@@ -9,7 +9,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
     optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
-from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics
+from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics, theory
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -40,6 +40,7 @@ __all__ = [
     "layer_mask",
     "metrics",
     "soft_collision",
+    "theory",
 ]
 
 __version__ = "0.1.0"

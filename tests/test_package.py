@@ -23,6 +23,7 @@ LAYERS = {
     "plots": {"_typing", "metrics"},
     "landscapes": {"_typing"},
     "hamiltonians": {"_typing"},
+    "theory": {"_typing", "_keys", "hamiltonians"},
     "bounces": {"_typing"},
     "brackets": {"_typing"},
     "descent_state": {"_typing", "_keys", "trees", "hamiltonians", "bounces", "brackets"},
