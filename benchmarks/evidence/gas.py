@@ -44,6 +44,10 @@ of given momentum and energy. They are drawn and measured in the same way (`at_e
 The paper has no such experiment: it is the check that its kernel is what it is said to be. With
 `combine="sum"`, the paper's Eq. 8, it is not, and energy explodes: a hard sphere meets one partner
 at a time.
+
+Reproduces: KO, section 3.2 and Theorem 3.7, which the paper does not measure.
+Needs: nothing.
+Takes: smoke 3 s; laptop 20 s; paper 10 min on 2 cores.
 """
 
 import dataclasses
