@@ -20,7 +20,7 @@ import kinopt
 from benchmarks.data import Split
 from kinopt._typing import PyTree
 
-__all__ = ["Build", "Training", "batch_order"]
+__all__ = ["Build", "Training", "accepted_fraction", "batch_order"]
 
 Build = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
 """(learning rate, random key) -> optimizer; called while JAX traces, once for all seeds."""
