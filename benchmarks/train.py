@@ -8,7 +8,7 @@ together (`vmap`), a chunk of steps at a time (`scan`), and every chunk is timed
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from kinopt._typing import PyTree
 
 __all__ = ["Build", "Training", "accepted_fraction", "batch_order"]
 
-Build = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
+Build = Callable[[Any, jax.Array], optax.GradientTransformation]
 """(learning rate, random key) -> optimizer; called while JAX traces, once for all seeds."""
 
 
@@ -60,7 +60,8 @@ class Training:
         model: A linen network from images to class logits.
         data: What to learn, and what to be judged by.
         build: The optimizer, as a function of learning rate and key.
-        learning_rate: Its learning rate.
+        learning_rate: Its learning rate, or a tree of whatever `build` wants to be given: each
+            leaf is a number for all seeds, or an array with one for each.
         num_steps: Steps of the whole training.
         batch_size: Images in a step.
         seeds: One network is trained for each.
@@ -71,13 +72,15 @@ class Training:
         model: linen.Module,
         data: Split,
         build: Build,
-        learning_rate: float,
+        learning_rate: Any,
         num_steps: int,
         batch_size: int,
         seeds: list[int],
     ):
         self._program = model, build
-        self._learning_rate = jnp.float32(learning_rate)
+        self._learning_rate = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(jnp.float32(leaf), len(seeds)), learning_rate
+        )
         self.num_steps = num_steps
         # What was measured after each chunk:
         self.steps: list[int] = []  # steps done so far
@@ -91,8 +94,8 @@ class Training:
             [batch_order(num_images, num_steps, batch_size, seed) for seed in seeds]
         )
         params, keys = _start(model, tuple(seeds), self._images.shape[1:])
-        opt_state = jax.vmap(lambda p, key: _optimizer(build, learning_rate, key).init(p))(
-            params, keys
+        opt_state = jax.vmap(lambda p, rate, key: _optimizer(build, rate, key).init(p))(
+            params, self._learning_rate, keys
         )
         self._carry = Carry(params, opt_state, keys)
 
@@ -155,8 +158,8 @@ def _advance(
 ):
     """Takes as many steps as `indices` has, [seeds, steps, batch]."""
 
-    def advance_one(carry, indices):
-        transformation = _optimizer(build, learning_rate, carry.key)
+    def advance_one(carry, rate, indices):
+        transformation = _optimizer(build, rate, carry.key)
 
         def loss_of(params, index):
             logits = jnp.asarray(model.apply({"params": params}, images[index]))
@@ -172,7 +175,7 @@ def _advance(
         state, accepted = jax.lax.scan(step, (carry.params, carry.opt_state), indices)
         return Carry(*state, carry.key), accepted.mean()
 
-    return jax.vmap(advance_one)(carry, indices)
+    return jax.vmap(advance_one)(carry, learning_rate, indices)
 
 
 @functools.partial(jax.jit, static_argnums=0)
