@@ -65,6 +65,8 @@ class Training:
         num_steps: Steps of the whole training.
         batch_size: Images in a step.
         seeds: One network is trained for each.
+        num_train: Only so many of the training images are used, the first ones; None: all. (The
+            compiled program depends on the number of images, not on this.)
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Training:
         num_steps: int,
         batch_size: int,
         seeds: list[int],
+        num_train: int | None = None,
     ):
         self._program = model, build
         self._learning_rate = jax.tree.map(
@@ -89,7 +92,7 @@ class Training:
         self.heads: list[np.ndarray] = []  # [seeds, neurons, features], the classifier's weights
         self.seconds: list[float] = []  # of the chunk
         self._images, self._labels, self._test_images, self._test_labels = map(jnp.asarray, data)
-        num_images = len(data.train_labels)
+        num_images = num_train or len(data.train_labels)
         self._order = np.stack(
             [batch_order(num_images, num_steps, batch_size, seed) for seed in seeds]
         )
@@ -130,6 +133,11 @@ class Training:
         return indices.shape[1]
 
     @property
+    def params(self) -> PyTree:
+        """The networks as they are now, every leaf with the seeds first."""
+        return self._carry.params
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return bool(self.steps) and self.steps[-1] == self.num_steps
@@ -139,7 +147,7 @@ def _optimizer(build: Build, learning_rate, key) -> optax.GradientTransformation
     return optax.with_extra_args_support(build(learning_rate, key))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _start(model: linen.Module, seeds: tuple[int, ...], shape: tuple[int, ...]):
     """Initial parameters and the optimizers' keys, the same for every optimizer."""
     keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in seeds])
