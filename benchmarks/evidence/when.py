@@ -323,7 +323,7 @@ Every method had {trials} trials of {trial_seeds} seeds each on validation data.
 difference holds for the settings that were chosen: another search would have chosen others, and
 with {trials} trials that changes accuracies, too. The mean over tasks below has this in it: its
 error is that of the spread between tasks. Cosines are mean absolute ones, plain to with collisions;
-pairs are those accepted; time is a ratio to plain of whole trainings, one after the other, rough."""
+pairs are those accepted; time is a rough ratio to plain, of trainings one after the other."""
 
 
 def table(rows: list[Row]) -> str:

@@ -391,7 +391,6 @@ def _windows(grid, rows: list[Row], activations: list[str]) -> None:
             axes.set_xscale("log")
             axes.tick_params(labelsize=7)
         upper.set(ylim=(0, 1.05))
-        lower.set_yscale("log")
         lower.set_xlabel("coefficient c", fontsize=9)
     grid[0, 0].set_ylabel("mean |cos|, step 100", fontsize=9)
     grid[1, 0].set_ylabel("loss at the end", fontsize=9)
