@@ -49,7 +49,8 @@ def _items(rows: dict[str, list[Row]]) -> str:
     lines = [
         [item.paper, item.place, item.claim, item.authors, _state(item, rows)] for item in ITEMS
     ]
-    return table_of(["paper", "item", "paper says", "authors' code", "here"], lines) + "\n"
+    header = ["paper", "item", "paper says", "authors' code", "here"]
+    return table_of(header, lines, aligned=False) + "\n"
 
 
 def _state(item: Item, rows: dict[str, list[Row]]) -> str:

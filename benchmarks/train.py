@@ -34,7 +34,9 @@ class Carry(NamedTuple):
     key: jax.Array  # [seeds], the optimizers' own keys
 
 
-def batch_order(num_images: int, num_steps: int, batch_size: int, seed: int) -> np.ndarray:
+def batch_order(
+    num_images: int, num_steps: int, batch_size: int, seed: int | list[int]
+) -> np.ndarray:
     """Which images make each batch, [steps, batch]: epoch after epoch, each in a new order."""
     random = np.random.default_rng(seed)
     num_epochs = -(-num_steps * batch_size // num_images)

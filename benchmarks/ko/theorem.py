@@ -299,9 +299,10 @@ def _along(task: str, law: str, layer: str, w, g, key, settings: Settings) -> Ro
 READING = """\
 The effect is the change of mean |cos| for a step as long as the weights, at first order, due to the
 collision; down, up, "lowers" and "raises" are the shares of layers in which it is negative and
-positive (no pair collides in the others). Early and late are the first and last
-third of a training. "w.g < 0" and "approaching" are how often the proof's assumptions hold, over
-neurons and over pairs."""
+positive (no pair collides in the others). Early and late are the first and last third of a
+training. "w.g < 0" and "approaching" are how often the proof's assumptions hold, over neurons and
+over pairs. The proof also assumes cos > 0: where neurons are at obtuse angles as often as at acute
+ones (digits), pushing approaching ones apart raises |cos|."""
 
 
 def table(rows: list[Row]) -> str:
@@ -366,7 +367,7 @@ def headline(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], folder: Path) -> Path:
-    """Above, the effect on drawn layers; below, along the trainings."""
+    """How often correlation rises: above, in drawn layers; below, along the trainings."""
     from matplotlib.figure import Figure
 
     rows = latest(rows)
@@ -396,23 +397,20 @@ def plot(rows: list[Row], folder: Path) -> Path:
     scale = upper.colorbar(image, ax=grid, ticks=[-1, 0, 1], shrink=0.8)
     scale.ax.set_yticklabels(["always lowers", "either, or none", "always raises"], fontsize=8)
     lower.suptitle(
-        "Along real trainings: effect on mean |cos|, with two standard errors", fontsize=11
+        "Along real trainings: share of seeds in which it raises, less lowers", fontsize=11
     )
-    for axes, (task, layer) in zip(
-        lower.subplots(1, len(places), squeeze=False)[0], places, strict=True
-    ):
+    axes = None
+    for n, (task, layer) in enumerate(places):
+        axes = lower.add_subplot(1, len(places), n + 1, sharey=axes)
         for color, law in zip(PALETTE, LAWS, strict=False):
             for row in along:
                 if (row["task"], row["layer"], row["law"]) == (task, layer, law):
-                    mean, error = np.array(row["effect"]), 2 * np.array(row["effect_error"])
-                    axes.plot(row["steps"], mean, color=color, label=law)
-                    axes.fill_between(
-                        row["steps"], mean - error, mean + error, color=color, alpha=0.2
-                    )
+                    net = np.array(row["raised"]) - np.array(row["lowered"])
+                    axes.plot(row["steps"], net, color=color, label=law, lw=1.5)
+        axes.axhspan(-1, 0, color="C0", alpha=0.06, lw=0)
         axes.axhline(0, color="black", lw=0.8)
-        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.set(ylim=(-1.05, 1.05), xlabel="step")
         axes.set_title(f"{task}, {layer}", fontsize=10)
-        axes.set_xlabel("step", fontsize=9)
         axes.tick_params(labelsize=7)
     handles, labels = lower.axes[0].get_legend_handles_labels()
     lower.legend(
