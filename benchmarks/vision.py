@@ -209,7 +209,8 @@ def training_step(model: linen.Module, build: Build, prepare: Callable, loss_fro
 class Trainer:
     """Trains networks of one kind on images of one kind, with softmax cross-entropy.
 
-    Programs are compiled once for each optimizer, and used for all seeds and learning rates.
+    Programs are compiled once for each optimizer, and used for all seeds and learning rates;
+    `steps` holds them (see `training_step`).
 
     Args:
         model: A network whose classifier is called `head`.
@@ -238,7 +239,7 @@ class Trainer:
         losses = optax.softmax_cross_entropy_with_integer_labels
         self._batch_size = batch_size
         self._builds = builds
-        self._steps = {
+        self.steps = {
             name: training_step(model, build, prepare, losses) for name, build in builds.items()
         }
         self._init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *images.shape[1:]))))
@@ -288,7 +289,7 @@ class Trainer:
             began = time.perf_counter()
             sums = jnp.zeros(2)
             for number, index in enumerate(order, start=epoch * num_steps):
-                network, loss, accepted = self._steps[method](
+                network, loss, accepted = self.steps[method](
                     network,
                     schedule(number / (epochs * num_steps)),
                     jax.random.fold_in(key, number),

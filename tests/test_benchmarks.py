@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -146,6 +149,31 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(
     assert [row["number"] for row in rows] == [0, 1, 2, 3]
     assert len({row["date"] for row in rows}) == 1
     assert measured == ([2, 3] if done_argument else [0, 1, 2, 3])
+
+
+@pytest.mark.slow
+def test_a_run_survives_sigkill(tmp_path):
+    """The real thing: a process is killed after its first row, and another one goes on."""
+    path = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-m", "benchmarks", "run", "ko.condensation", "--preset", "smoke"]
+    command += ["--quiet", "--out", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not (path.exists() and path.read_bytes().count(b"\n")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    survived = len(record.read(path))
+    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    rows = record.read(path)
+    settings = experiments.load("ko.condensation").PRESETS["smoke"]
+    expected = [
+        (law, c)
+        for law in settings.laws
+        for c in experiments.load("ko.condensation").COEFFICIENTS[law]
+    ]
+    assert survived < len(expected)
+    assert [(row["law"], row["coll_coef"]) for row in rows] == expected
+    assert len({row["date"] for row in rows}) == 1
 
 
 def test_only_a_run_with_the_same_settings_is_resumed(tmp_path, capsys):

@@ -39,6 +39,7 @@ __all__ = [
     "TEXTS",
     "Split",
     "TextSplit",
+    "data_folder",
     "load",
     "load_texts",
     "package_folder",

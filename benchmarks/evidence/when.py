@@ -385,6 +385,8 @@ def _summary(found: list[Comparison]) -> str:
     for base in BASES:
         for name in [name for name in COLLISIONS if name != "plain"]:
             part = [c for c in found if (c.base, c.collision) == (base, name)]
+            if not part:
+                continue
             cells = []
             for group in GROUPS.values():
                 values = np.array([c.mean for c in part if group(c)])
