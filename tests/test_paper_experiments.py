@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import kinopt
-from benchmarks import checkpoint, data, vision
+from benchmarks import checkpoint, data, statistics, vision
 from benchmarks.data import Split
 from benchmarks.evidence import when
 from benchmarks.experiments import UsageError
@@ -235,8 +236,15 @@ def test_all_methods_of_a_base_try_the_same_rates():
 
 
 def test_holm_rejects_in_order_until_one_stands():
-    assert when._holm([0.001, 0.03, 0.02, 0.9]) == [True, False, False, False]
-    assert when._holm([0.001, 0.01, 0.02, 0.9]) == [True, True, True, False]
+    assert statistics.holm([0.001, 0.03, 0.02, 0.9]) == [True, False, False, False]
+    assert statistics.holm([0.001, 0.01, 0.02, 0.9]) == [True, True, True, False]
+
+
+def test_the_paired_p_value_is_that_of_scipy():
+    difference = np.random.default_rng(0).normal(0.2, 1, 12)
+    assert statistics.paired_p(difference) == pytest.approx(stats.ttest_1samp(difference, 0)[1])
+    assert statistics.paired_p(np.zeros(3)) == 1
+    assert statistics.paired_p(np.ones(3)) == 0
 
 
 def test_lanes_with_their_own_settings_are_those_of_single_trainings():

@@ -33,7 +33,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy import stats
 
 import kinopt
 from benchmarks import data, encoder
@@ -43,6 +42,7 @@ from benchmarks.models import MLP
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.statistics import holm, paired_p
 from benchmarks.train import Build, Training
 from kinopt.metrics import weight_correlation
 
@@ -156,11 +156,15 @@ def load(name: str) -> Task:
         )
     inner = data.split(split[0], split[1], VALIDATION_FRACTION, SPLIT_SEED)
     mean, scale = inner.train_images.mean(axis=0), inner.train_images.std()
-    inputs = [(x - mean) / scale for x in (inner.train_images, inner.test_images, split[2])]
-    labels = inner.train_labels, inner.test_labels, split.test_labels
-    num_classes = int(labels[0].max()) + 1
-    parts = [part for pair in zip(inputs, labels, strict=True) for part in pair]
-    return Task(*parts, num_classes)
+    return Task(
+        (inner.train_images - mean) / scale,
+        inner.train_labels,
+        (inner.test_images - mean) / scale,
+        inner.test_labels,
+        (split.test_images - mean) / scale,
+        split.test_labels,
+        num_classes=int(inner.train_labels.max()) + 1,
+    )
 
 
 def noisy(labels: np.ndarray, share: float, num_classes: int, seed: int) -> np.ndarray:
@@ -240,7 +244,7 @@ def _training_set(task: Task, few: bool, noise: float, settings: Settings):
 
 
 def _search(task: Task, few: bool, noise: float, method, settings: Settings) -> Row:
-    tried = trials(*method, settings)
+    tried = trials(method[0], method[1], settings)
     labels, num_train = _training_set(task, few, noise, settings)
     judged = noisy(task.validation_labels, noise, task.num_classes, SPLIT_SEED + 1)
     split = Split(task.train, labels, task.validation, judged)
@@ -265,6 +269,7 @@ def _test(task: Task, few: bool, noise: float, method, chosen: Row, settings: Se
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
     training = train(split, task.num_classes, method, chosen, seeds, num_train, settings)
     hidden = jnp.swapaxes(training.params["Dense_0"]["kernel"], 1, 2)
+    head = jnp.asarray(training.heads[-1])
     return {
         "stage": "test",
         "base": method[0],
@@ -272,7 +277,7 @@ def _test(task: Task, few: bool, noise: float, method, chosen: Row, settings: Se
         "num_train": num_train,
         **chosen,
         "test_accuracy": np.asarray(training.accuracy[-1], float).round(5),
-        "head_cosine": float(jax.vmap(weight_correlation)(training.heads[-1]).mean()),
+        "head_cosine": float(jax.vmap(weight_correlation)(head).mean()),
         "hidden_cosine": float(jax.vmap(weight_correlation)(hidden).mean()),
         "accepted_fraction": float(np.mean(training.accepted[-1])),
         "seconds": round(training.seconds[-1], 3),
@@ -309,7 +314,7 @@ def comparisons(rows: list[Row]) -> list[Comparison]:
             plain = tests[name, few, noise, base, "plain"]
             difference = 100 * (np.array(row["test_accuracy"]) - np.array(plain["test_accuracy"]))
             error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-            p = float(stats.ttest_1samp(difference, 0).pvalue) if error else 1.0
+            p = paired_p(difference)
             task = f"{name}{', few' if few else ''}{', noisy' if noise else ''}"
             mean = float(difference.mean())
             found.append(Comparison(task, few, noise, base, collision, plain, row, mean, error, p))
@@ -330,7 +335,7 @@ def table(rows: list[Row]) -> str:
     """All tasks, what it comes to, and the times."""
     rows = latest(rows)
     found = comparisons(rows)
-    passed = _holm([c.p for c in found])
+    passed = holm([c.p for c in found])
     marks = {id(c): "**" if good else "" for c, good in zip(found, passed, strict=True)}
     columns = [(base, name) for base in BASES for name in COLLISIONS if name != "plain"]
     lines = []
@@ -357,17 +362,6 @@ def table(rows: list[Row]) -> str:
         trial_seeds=settings["trial_seeds"],
     )
     return "\n\n".join([table_of(header, lines), reading, _summary(found)])
-
-
-def _holm(p_values: list[float], level: float = 0.05) -> list[bool]:
-    """Which null hypotheses fall when all are tested together (Holm 1979)."""
-    order = np.argsort(p_values)
-    rejected = [False] * len(p_values)
-    for rank, n in enumerate(order):
-        if p_values[n] > level / (len(p_values) - rank):
-            break
-        rejected[n] = True
-    return rejected
 
 
 GROUPS: dict[str, Callable[[Comparison], bool]] = {
@@ -407,7 +401,7 @@ def _summary(found: list[Comparison]) -> str:
 def headline(rows: list[Row]) -> str:
     """How often a collision helped and hurt."""
     found = comparisons(rows)
-    passed = _holm([c.p for c in found])
+    passed = holm([c.p for c in found])
     helped = sum(good and c.mean > 0 for c, good in zip(found, passed, strict=True))
     hurt = sum(good and c.mean < 0 for c, good in zip(found, passed, strict=True))
     return f"of {len(found)} tuned comparisons {helped} gain and {hurt} lose significantly"
@@ -418,7 +412,7 @@ def plot(rows: list[Row], folder: Path) -> Path:
     from matplotlib.figure import Figure
 
     found = comparisons(rows)
-    passed = _holm([c.p for c in found])
+    passed = holm([c.p for c in found])
     tasks = list(dict.fromkeys(c.task for c in found))
     columns = list(dict.fromkeys((c.base, c.collision) for c in found))
     figure = Figure(figsize=(13, 1.8 + 0.3 * len(tasks)), layout="constrained")

@@ -339,7 +339,8 @@ def plot(rows: list[Row], folder: Path) -> Path:
     laws = [law for law in SHOWN if any(row["law"] == law for row in rows)]
     width = len(activations)
     figure = Figure(figsize=(2.2 * width + 1.6, 2.15 * len(laws) + 4.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2.15 * len(laws), 4.6])
+    heights = [2.15 * len(laws), 4.6]
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = upper.subplots(len(laws), width, squeeze=False)
     for line, law in zip(grid, laws, strict=True):
         for axes, activation in zip(line, activations, strict=True):

@@ -224,14 +224,16 @@ def plot(rows: list[Row], folder: Path) -> Path:
             cosines = np.array(part[law]["cosines"])
             _, vectors = np.linalg.eigh(cosines)
             order = np.argsort(vectors[:, -1])
-            image = axes.imshow(cosines[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1)
+            axes.imshow(cosines[np.ix_(order, order)], cmap="RdBu_r", vmin=-1, vmax=1)
             axes.set(xticks=[], yticks=[])
             axes.set_title(f"{law}\nmean |cos| {part[law]['mean_abs_cosine'][-1]:.2f}", fontsize=9)
             line[-1].plot(part[law]["steps"], part[law]["mean_abs_cosine"], label=law)
         line[0].set_ylabel(activation)
         line[-1].set(xlabel="step", ylabel="mean |cos|", ylim=(0, 1.02))
         line[-1].legend(fontsize=7, frameon=False)
-    figure.colorbar(image, ax=grid[:, :-1], shrink=0.7, label=f"cosine, first {SHOWN_NEURONS}")
+    figure.colorbar(
+        grid[0, 0].images[0], ax=grid[:, :-1], shrink=0.7, label=f"cosine, first {SHOWN_NEURONS}"
+    )
     path = folder / "ko.condensation_images.png"
     figure.savefig(path, dpi=100)
     return path

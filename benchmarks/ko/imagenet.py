@@ -260,7 +260,7 @@ def _train(model, method, n, train: Files, test: Files, settings: Settings, afte
                 read_one = functools.partial(_read_one, train, settings.side, [seed, number])
                 images = np.stack(list(pool.map(read_one, index)))
                 batch = augment(images, train.labels[index])
-                network, loss, _ = step(network, float(rate(number)), key, *batch)
+                network, loss, _ = step(network, np.float32(np.asarray(rate(number))), key, *batch)
                 total += float(loss)
             losses.append(round(total / steps_per_epoch, 5))
             after_epoch()

@@ -24,7 +24,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from scipy import stats
 
 import kinopt
 from benchmarks import checkpoint, data, vision
@@ -33,6 +32,7 @@ from benchmarks.markdown import table_of
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.statistics import paired_p
 from benchmarks.train import Build
 from kinopt.plots import training_curves
 
@@ -256,7 +256,7 @@ def table(rows: list[Row]) -> str:
 def _p(difference: np.ndarray, method: str) -> str:
     if method == "sgd" or len(difference) < 2 or not difference.any():
         return ""
-    return f"{stats.ttest_1samp(difference, 0).pvalue:.2g}"
+    return f"{paired_p(difference):.2g}"
 
 
 def headline(rows: list[Row]) -> str:

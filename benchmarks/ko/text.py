@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen
-from scipy import stats
 
 import kinopt
 from benchmarks import data, encoder
@@ -40,6 +39,7 @@ from benchmarks.models import MLP
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.statistics import paired_p
 from benchmarks.train import Training, batch_order
 from kinopt.metrics import neuron_similarity, weight_correlation
 
@@ -370,8 +370,7 @@ def _difference(accuracy: np.ndarray, plain: np.ndarray, method: str) -> tuple[s
         return "", ""
     if not difference.any():
         return "none at all", ""
-    p = stats.ttest_rel(accuracy, plain).pvalue
-    return mean_and_error(difference, "+"), f"{p:.2g}"
+    return mean_and_error(difference, "+"), f"{paired_p(difference):.2g}"
 
 
 def headline(rows: list[Row]) -> str:

@@ -43,7 +43,7 @@ from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row, latest
 from benchmarks.train import batch_order
-from kinopt._typing import Key, Neurons, PyTree, Scalar
+from kinopt._typing import Neurons, PyTree, Scalar
 from kinopt.collisions.hard import hard_law
 from kinopt.collisions.soft import soft_law
 from kinopt.metrics import weight_correlation
@@ -58,19 +58,19 @@ DIGITS = {"hidden": "Dense_0", "head": "head"}
 DIGITS_RATE, DIGITS_BATCH, DIGITS_HIDDEN = 0.1, 64, 32
 CONDENSATION_RATE = 1e-3
 
-Law = Callable[[Neurons, Neurons, Key], Neurons]
+Law = Callable[[Neurons, Neurons, jax.Array], Neurons]
 
 
-def _soft(w: Neurons, g: Neurons, key: Key) -> Neurons:
+def _soft(w: Neurons, g: Neurons, key: jax.Array) -> Neurons:
     return soft_law(w, g, jnp.float32(1))[0]
 
 
-def _hard(w: Neurons, g: Neurons, key: Key, approaching_only: bool = False) -> Neurons:
+def _hard(w: Neurons, g: Neurons, key: jax.Array, approaching_only: bool = False) -> Neurons:
     scheme = {"distance": "l2", "approaching_only": approaching_only, "restitution": 0.0}
     return hard_law(w, g, key, jnp.float32(1), **scheme)[0]
 
 
-def _hard_as_used(w: Neurons, g: Neurons, key: Key) -> Neurons:
+def _hard_as_used(w: Neurons, g: Neurons, key: jax.Array) -> Neurons:
     return hard_law(w, g, key, jnp.float32(0.2), distance="rms")[0]
 
 
@@ -109,14 +109,14 @@ PRESETS = {
 }
 
 
-def effect(law: Law, w: Neurons, g: Neurons, key: Key) -> Scalar:
+def effect(law: Law, w: Neurons, g: Neurons, key: jax.Array) -> Scalar:
     """What the collision does to mean |cos| at first order (module docstring)."""
     _, slope = jax.jvp(weight_correlation, (w,), (g - law(w, g, key),))
     length = jnp.linalg.norm(g)
     return slope * jnp.linalg.norm(w) / jnp.where(length > 0, length, 1)
 
 
-def draw(key: Key, spread: float, alignment: float) -> tuple[Neurons, Neurons]:
+def draw(key: jax.Array, spread: float, alignment: float) -> tuple[Neurons, Neurons]:
     """A layer around one direction, and gradients that point along it as far as asked."""
     direction_key, noise_key, gradient_key = jax.random.split(key, 3)
     direction = jax.random.normal(direction_key, (1, FEATURES))
@@ -376,7 +376,7 @@ def plot(rows: list[Row], folder: Path) -> Path:
     places = list(dict.fromkeys((row["task"], row["layer"]) for row in along))
     width = max(len(drawn), len(places))
     figure = Figure(figsize=(2.9 * width, 6.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1)
+    upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
     upper.suptitle("Layers drawn at random: blue, the collision lowers mean |cos|", fontsize=11)
     grid = upper.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
     image = None
