@@ -30,7 +30,7 @@ def holm(p_values: list[float], level: float = 0.05) -> list[bool]:
     The smallest p value must be below level / n, the next one below level / (n - 1), and so on
     until one is not.
 
-    >>> holm([0.001, 0.03, 0.02])
+    >>> holm([0.001, 0.04, 0.03])
     [True, False, False]
     """
     rejected = [False] * len(p_values)
