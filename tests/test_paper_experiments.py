@@ -273,18 +273,9 @@ HYPER = {"rate": 0.1, "decay": 0.0, "coll_coef": 1.0}
 
 def test_comparisons_are_paired():
     row = {"stage": "test", "data": "digits", "few": True, "noise": 0.2, "date": "now"}
-    row |= {
-        "rate": 0.1,
-        "decay": 0.0,
-        "base": "sgd",
-        "head_cosine": 0.1,
-        "hidden_cosine": 0.2,
-        "seconds": 1.0,
-    }
-    row |= {
-        "accepted_fraction": None,
-        "settings": {"num_seeds": 2, "num_trials": 1, "trial_seeds": 1},
-    }
+    row |= {"base": "sgd", "head_cosine": 0.1, "hidden_cosine": 0.2, "seconds": 1.0}
+    row |= {"rate": 0.1, "decay": 0.0, "accepted_fraction": None}
+    row |= {"settings": {"num_seeds": 2, "num_trials": 1, "trial_seeds": 1}}
     plain = {**row, "collision": "plain", "test_accuracy": [0.5, 0.7]}
     soft = {**row, "collision": "soft, head", "test_accuracy": [0.51, 0.73]}
     (found,) = when.comparisons([plain, soft])
