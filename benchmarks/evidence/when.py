@@ -338,15 +338,15 @@ are those accepted; time is a rough ratio to plain, of trainings one after the o
 
 LESSON = """\
 What to take from it: on these tasks no collision is worth its search. Over all tasks, soft
-collisions change the mean accuracy by 0.05 points or less, in either direction, and hard ones of the
-head lose 0.2 to 0.3. The large differences, up or down, nearly all come with another learning rate
-that the search happened upon. Where both searches chose the same rate and decay, soft collisions
-gain 0.03 points or less on average; the two gains among them that are significant (0.2 points) are
-both on few MNIST digits with noisy labels. The cosines of the plain network do not tell where a
-collision helps: these networks are not condensed, except the two neurons of a two-class head, which
-point in opposite directions as they should. Hard collisions of a head that are strong enough to
-change anything mostly lose: the pair that they accept is that of the two classes whose gradients
-differ most (see `ko.text`).
+collisions change the mean accuracy by 0.05 points or less, in either direction, and hard ones of
+the head lose 0.2 to 0.3. The large differences, up or down, nearly all come with another learning
+rate that the search happened upon. Where both searches chose the same rate and decay, soft
+collisions gain 0.03 points or less on average; the two gains among them that are significant (0.2
+points) are both on few MNIST digits with noisy labels. The cosines of the plain network do not
+tell where a collision helps: these networks are not condensed, except the two neurons of a
+two-class head, which point in opposite directions as they should. Hard collisions of a head that
+are strong enough to change anything mostly lose: the pair that they accept is that of the two
+classes whose gradients differ most (see `ko.text`).
 
 A rule to decide in advance: train the plain network for a short while and look at
 `kinopt.metrics.report`. Where the mean |cos| of a hidden layer stays below about 0.5, tune the
