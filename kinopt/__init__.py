@@ -9,7 +9,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
     optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
-from kinopt import bounces, hamiltonians, landscapes, metrics, theory
+from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics, theory
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -26,12 +26,14 @@ __all__ = [
     "ECDState",
     "ECDStats",
     "NeuronAxes",
+    "basins",
     "bbi",
     "bounces",
     "collision_stats",
     "ecd",
     "ecd_stats",
     "ecdsep",
+    "ensemble",
     "hamiltonians",
     "hard_collision",
     "landscapes",

@@ -1,10 +1,12 @@
-"""Programs that work on an ensemble: one for each core of a CPU, or one for all devices of a mesh.
+"""Programs that work on an ensemble: one for each core of a CPU, or for each device of a mesh.
 
-A program is `kinopt.lanes.advance` on its share of the seeds. It returns to Python a few times a
-second, which reports progress and looks for Ctrl-C. On a CPU a program of small operations keeps
-one core busy, so there are as many as cores, each called from a thread of its own: JAX lets go of
-Python's lock meanwhile. Over a mesh there is one program, and `jax.shard_map` gives each device its
-share: every device runs its own loop and talks to no other.
+A program is `kinopt.lanes.advance` on its share of the seeds, compiled for its device and called
+from a thread of its own: JAX lets go of Python's lock meanwhile. A program of small operations
+keeps one core of a CPU busy, so there are as many as cores. Each returns to Python a few times a
+second, which reports progress and looks for Ctrl-C.
+
+All programs are the same code. One program over all devices of a mesh would not do: XLA cuts a
+partitioned program differently, it then rounds differently, and a chaotic seed ends elsewhere.
 """
 
 import concurrent.futures
@@ -16,19 +18,25 @@ import re
 import threading
 import time
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from kinopt._typing import PyTree
-from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, start
+from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, lane_step, start
 
-__all__ = ["Worker", "drive", "in_order", "make_workers"]
+__all__ = ["Worker", "devices_of", "drive", "in_order", "make_workers"]
 
+
+Device: TypeAlias = Any
+"""A `jax.Device`, which is no type to type checkers."""
+
+FEWEST_LANES = 2
+"""Of a program: XLA writes other code, which rounds differently, for one."""
 
 CPU_LANES = (8, 128)
 """Fewest and most lanes by default on a core of a CPU."""
@@ -47,7 +55,8 @@ CHUNK = 128
 """Steps between refills by default: a lane whose seed has ended idles for half of them."""
 
 FUSED_BYTES = 2**18
-"""Lanes and constants up to which a chunk is compiled into a single function on a CPU."""
+"""State of 128 lanes, and constants, up to which a chunk is compiled into a single function on a
+CPU. It must not depend on the number of lanes: the code, hence the rounding, would."""
 
 FUSED_FLOPS = 10_000
 """Work in a lane's step up to which it is: above, the calls saved do not matter."""
@@ -63,46 +72,33 @@ FIRST_ROUNDS = 16
 
 
 class Worker(NamedTuple):
-    """A program and its seeds. Over a mesh every array has a leading axis of devices."""
+    """A program and its share of the seeds."""
 
     program: Any  # (source, line, rounds) -> line, compiled
     source: Source
     line: Line
 
 
-def _spread(mesh: Mesh | None, function):
-    """`function` on each device's part of arrays with a leading axis of devices."""
-    if mesh is None:
-        return function
-
-    def on_device(*arrays):
-        result = function(*jax.tree.map(lambda x: x[0], arrays))
-        return jax.tree.map(lambda x: x[None], result)
-
-    split = PartitionSpec(mesh.axis_names)
-    return jax.shard_map(on_device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(mesh: Mesh | None, problem: Problem, num_lanes: int, source: Source) -> Line:
-    return _spread(mesh, functools.partial(start, problem, num_lanes))(source)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=5)
-def _advance(mesh, problem: Problem, chunk: int, fused: bool, source, line, rounds) -> Line:
-    return _spread(mesh, functools.partial(advance, problem, chunk, fused))(source, line, rounds)
+_start = jax.jit(start, static_argnums=(0, 1))
+_advance = jax.jit(advance, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 def _num_bytes(arrays) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
 
-def _default_lanes(problem: Problem, source: Source, device: jax.Device) -> int:
+def _lane(problem: Problem, source: Source) -> Lane:
+    """Shapes of a lane."""
+
     def lane(source):
         start = jax.tree.map(lambda x: x[0], source.starts) if problem.stacked else source.starts
         return first_lane(problem, source.keys[0], start)
 
-    lane_bytes = 2 * _num_bytes(jax.eval_shape(lane, source))  # at work, and kept
+    return jax.eval_shape(lane, source)
+
+
+def _default_lanes(lane: Lane, device: Device) -> int:
+    lane_bytes = 2 * _num_bytes(lane)  # at work, and kept
     if device.platform == "cpu":
         fewest, most = CPU_LANES
         return max(fewest, min(most, CACHE_BYTES // lane_bytes))
@@ -111,18 +107,19 @@ def _default_lanes(problem: Problem, source: Source, device: jax.Device) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _fits_one_function(problem: Problem, chunk: int, structure: Any, shapes: tuple) -> bool:
-    """Whether a chunk is small and simple enough to be compiled into one function."""
-    source, line = jax.tree.unflatten(structure, shapes)
-    rounds = jax.ShapeDtypeStruct((), jnp.int32)
-    traced = jax.jit(functools.partial(advance, problem, chunk, False)).trace(source, line, rounds)
+def _fits_one_function(problem: Problem, structure, shapes) -> bool:
+    """Whether a lane's step is small and simple enough for a chunk to be one function."""
+    number = CPU_LANES[1]
+    lane = jax.tree.unflatten(structure, shapes)
+    lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), lane)
+    step = jax.jit(jax.vmap(functools.partial(lane_step, problem)))
+    traced = step.trace(lanes, lanes._replace(key=()))
     constants = [x for x in traced.jaxpr.consts if hasattr(x, "dtype")]
-    if _num_bytes((line.lanes, line.kept, constants)) > FUSED_BYTES:
+    if _num_bytes((lanes, constants)) > FUSED_BYTES:
         return False
     lowered = traced.lower()
     flops = (lowered.cost_analysis() or {}).get("flops", math.inf)
-    num_lanes = line.lanes.seed.shape[0]
-    return flops < FUSED_FLOPS * num_lanes and not OPAQUE.search(lowered.as_text())
+    return flops < FUSED_FLOPS * number and not OPAQUE.search(lowered.as_text())
 
 
 def _num_cores() -> int:
@@ -144,114 +141,103 @@ def _shares(problem: Problem, params: PyTree, keys: jax.Array, number: int) -> l
     return shares
 
 
+def devices_of(mesh: Mesh | None, keys: jax.Array) -> list[Device]:
+    """The device of each program: a mesh's, or the one that holds the keys, for each of its cores.
+
+    Those of a process are next to each other.
+    """
+    if mesh is not None:
+        return sorted(mesh.devices.flat, key=lambda device: (device.process_index, device.id))
+    device = next(iter(keys.devices()))
+    return [device] * (min(_num_cores(), keys.shape[0]) if device.platform == "cpu" else 1)
+
+
 def make_workers(
     problem: Problem,
     params: PyTree,
     keys: jax.Array,
     lanes: int | None,
     chunk: int | None,
-    mesh: Mesh | None,
+    devices: list[Device],
 ) -> list[Worker]:
-    """Splits the seeds among workers, and compiles their program.
+    """Splits the seeds among programs, and compiles those of this process.
 
     Args:
       problem: what the seeds have in common.
       params: the start, or the starts.
       keys: data of the keys, uint32 [seeds, ...].
-      lanes: seeds side by side in one program or on one device; None: what fits.
+      lanes: seeds side by side in one program; None: what fits.
       chunk: steps between refills; None: `CHUNK`.
-      mesh: the devices; None: the one that holds `keys`, on a CPU all its cores.
+      devices: the device of each program.
     """
-    device = mesh.devices.flat[0] if mesh is not None else next(iter(keys.devices()))
-    number = mesh.size if mesh is not None else _num_cores() if device.platform == "cpu" else 1
-    sources = _shares(problem, params, keys, min(number, keys.shape[0]) if mesh is None else number)
-    num_lanes = lanes or _default_lanes(problem, sources[0], device)
-    num_lanes = min(num_lanes, sources[0].keys.shape[0])
-    if mesh is not None:
-        split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        together = jax.tree.map(lambda *shares: np.stack(shares), *sources)
-        sources = [jax.device_put(together, split)]
-    lines = [_start(mesh, problem, num_lanes, source) for source in sources]
-
     chunk = chunk or CHUNK
-    # A mesh's arrays have an axis more, which its devices do not see.
-    shapes, structure = jax.tree.flatten(
-        jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[mesh is not None :], x.dtype),
-            (sources[0], lines[0]),
-        )
-    )
-    fused = device.platform == "cpu" and _fits_one_function(
-        problem, chunk, structure, tuple(shapes)
-    )
-    arguments = (mesh, problem, chunk, fused, sources[0], lines[0], _rounds(mesh, 1))
-    program = _advance.lower(*arguments).compile()
-    return [Worker(program, *work) for work in zip(sources, lines, strict=True)]
+    shares = _shares(problem, params, keys, len(devices))
+    lane = _lane(problem, shares[0])
+    num_lanes = min(lanes or _default_lanes(lane, devices[0]), shares[0].keys.shape[0])
+    num_lanes = max(num_lanes, FEWEST_LANES)
+    shapes, structure = jax.tree.flatten(lane)
+    fused = devices[0].platform == "cpu" and _fits_one_function(problem, structure, tuple(shapes))
 
-
-def _rounds(mesh: Mesh | None, rounds: int):
-    if mesh is None:
-        return np.int32(rounds)
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    return jax.device_put(np.full(mesh.size, rounds, np.int32), split)
-
-
-def _read(array: jax.Array) -> np.ndarray:
-    """An array as NumPy's, from wherever its pieces are."""
-    if array.is_fully_addressable:
-        return np.array(array)  # a copy: the buffer is about to be donated
-    return multihost_utils.process_allgather(array, tiled=True)
+    rounds = jax.ShapeDtypeStruct((), jnp.int32)
+    mine = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
+    sources = {n: jax.device_put(shares[n], devices[n]) for n in mine}
+    lines = {n: _start(problem, num_lanes, sources[n]) for n in mine}
+    lowered = {
+        devices[n]: _advance.lower(problem, chunk, fused, sources[n], lines[n], rounds)
+        for n in mine
+    }
+    with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
+        compiled = pool.map(lambda program: program.compile(), lowered.values())
+        programs = dict(zip(lowered, compiled, strict=True))
+    return [Worker(programs[devices[n]], sources[n], lines[n]) for n in mine]
 
 
 def _outcomes(line: Line) -> Counter:
     """How often each outcome has come up so far."""
-    ended = np.atleast_2d(_read(line.ended.outcome))
-    number = np.atleast_1d(_read(line.num_ended))
-    return Counter(ended[np.arange(ended.shape[1]) < number[:, None]].tolist())
+    return Counter(np.asarray(line.ended.outcome)[: int(line.num_ended)].tolist())
 
 
-def drive(
-    workers: list[Worker], mesh: Mesh | None, num_seeds: int, progress: bool
-) -> tuple[list[Line], bool]:
+def drive(workers: list[Worker], progress: bool) -> tuple[list[Line], bool]:
     """Runs the workers to the end of their lines, or until Ctrl-C.
 
     Returns:
       What has become of the seeds, for each worker; and whether it was interrupted.
     """
     lines = [worker.line for worker in workers]
+    lengths = [int(worker.source.length) for worker in workers]
     numbers = [0] * len(workers)
     outcomes = [Counter() for _ in workers]
     leave = threading.Event()
 
     def work(n: int) -> None:
         program, source, _ = workers[n]
-        total = _read(source.length).sum()
         rounds = FIRST_ROUNDS
-        while numbers[n] < total and not leave.is_set():
+        while numbers[n] < lengths[n] and not leave.is_set():
             began = time.perf_counter()
-            lines[n] = program(source, lines[n], _rounds(mesh, rounds))
-            numbers[n] = int(_read(lines[n].num_ended).sum())
+            lines[n] = program(source, lines[n], np.int32(rounds))
+            numbers[n] = int(lines[n].num_ended)
             if progress:
                 outcomes[n] = _outcomes(lines[n])
-            if jax.process_count() == 1:  # several have to agree
-                aim = SECONDS_PER_CALL / max(time.perf_counter() - began, 1e-6)
-                rounds = max(1, int(rounds * min(aim, 8)))
+            aim = SECONDS_PER_CALL / max(time.perf_counter() - began, 1e-6)
+            rounds = max(1, int(rounds * min(aim, 8)))
 
-    with _bar(num_seeds, progress) as show:
-        with concurrent.futures.ThreadPoolExecutor(len(workers)) as pool:
-            futures = [pool.submit(work, n) for n in range(len(workers))]
-            try:
-                while concurrent.futures.wait(futures, timeout=0.1).not_done:
-                    show(sum(numbers), sum(outcomes, Counter()))
-                    if any(future.done() and future.exception() for future in futures):
-                        leave.set()
-            except KeyboardInterrupt:
-                leave.set()
-                concurrent.futures.wait(futures)
+    with (
+        _bar(sum(lengths), progress) as show,
+        concurrent.futures.ThreadPoolExecutor(len(workers)) as pool,
+    ):
+        futures = [pool.submit(work, n) for n in range(len(workers))]
+        try:
+            while concurrent.futures.wait(futures, timeout=0.1).not_done:
+                show(sum(numbers), sum(outcomes, Counter()))
+                if any(future.done() and future.exception() for future in futures):
+                    leave.set()
+        except KeyboardInterrupt:
+            leave.set()
+            concurrent.futures.wait(futures)
         for future in futures:
             future.result()  # raises what went wrong in a thread
         show(sum(numbers), sum(outcomes, Counter()))
-    return lines, sum(numbers) < num_seeds
+    return lines, numbers != lengths
 
 
 @contextlib.contextmanager
@@ -280,18 +266,21 @@ def _take(rows: tuple[Lane, ...], index: jax.Array) -> Lane:
     return jax.tree.map(lambda *shares: jnp.concatenate(shares)[index], *rows)
 
 
-def in_order(lines: list[Line], mesh: Mesh | None) -> tuple[Lane, np.ndarray]:
+def in_order(lines: list[Line]) -> tuple[Lane, np.ndarray]:
     """The seeds that ended, in the order of their keys: their lanes, and their places in it."""
-    shares = [line.ended for line in lines]
-    if mesh is not None:
-        whole = jax.device_put(shares[0], NamedSharding(mesh, PartitionSpec()))
-        shares = [jax.tree.map(lambda x, n=n: x[n], whole) for n in range(mesh.size)]
-    number = np.concatenate([np.atleast_1d(_read(line.num_ended)) for line in lines])
-    num_rows = shares[0].seed.shape[0]
-    size = num_rows - lines[0].lanes.seed.shape[-1]
+    rows = [line.ended for line in lines]
+    number = np.array([int(line.num_ended) for line in lines])
+    device = next(iter(lines[0].num_ended.devices()))
+    if jax.process_count() > 1:
+        together = jax.tree.map(lambda *x: np.stack(x), *rows)
+        number, together = multihost_utils.process_allgather((number, together), tiled=True)
+        rows = [jax.tree.map(lambda x, n=n: x[n], together) for n in range(len(number))]
+    rows = jax.device_put(rows, device)
+    num_rows = rows[0].seed.shape[0]
+    size = num_rows - lines[0].lanes.seed.shape[0]
     # Row r of share n holds the seed n * size + seed[r].
-    seeds = [n * size + np.asarray(share.seed)[: number[n]] for n, share in enumerate(shares)]
-    rows = [n * num_rows + np.arange(number[n]) for n in range(len(shares))]
-    seed, row = np.concatenate(seeds), np.concatenate(rows)
+    seed = [n * size + np.asarray(share.seed)[: number[n]] for n, share in enumerate(rows)]
+    place = [n * num_rows + np.arange(number[n]) for n in range(len(rows))]
+    seed, place = np.concatenate(seed), np.concatenate(place)
     order = np.argsort(seed)
-    return _take(tuple(shares), row[order]), seed[order]
+    return _take(tuple(rows), place[order]), seed[order]

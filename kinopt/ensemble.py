@@ -12,8 +12,8 @@ all the devices of a `jax.sharding.Mesh`.
 ...     return jnp.where(value < 1e-3, jnp.where(x < 0, 1, 2), 0)
 >>> result = run(
 ...     loss,
-...     lambda key: kinopt.bbi(0.05, fixed_bounce_every=5, num_fixed_bounces=3, key=key),
-...     jnp.array(2.0),
+...     lambda key: kinopt.bbi(0.05, extra_energy=1.0, initial_direction="random", key=key),
+...     jnp.array(0.2),
 ...     jax.random.split(jax.random.key(0), 100),
 ...     num_steps=1000,
 ...     stop=near_a_minimum,
@@ -22,23 +22,23 @@ all the devices of a `jax.sharding.Mesh`.
 [1, 2]
 
 What becomes of a seed depends on its key and its start alone: not on the number of lanes, on the
-chunk, on the devices, or on the seeds that run beside it. (The program is the same for every lane;
-on hardware that computes a matrix product differently with its batch size, the last digits of such
-a loss may differ with `lanes`.)
+chunk, on how many devices there are, or on the seeds that run beside it. One exception is out of
+reach here: a library that multiplies matrices may round differently with the batch size, so that
+for a loss with matrix products the last digits can vary with `lanes`.
 """
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from kinopt._typing import PyTree, Scalar
-from kinopt._workers import drive, in_order, make_workers
-from kinopt.lanes import Problem, first_lane, lane_step
+from kinopt._workers import devices_of, drive, in_order, make_workers
+from kinopt.lanes import Line, Problem
 
 __all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
 
@@ -108,8 +108,8 @@ def run(
       progress: show a progress bar with the outcomes so far (needs tqdm).
 
     Returns:
-      An `EnsembleResult`. With a mesh, its arrays are replicated over the mesh's devices. After
-      Ctrl-C it holds the seeds that have ended, with a warning: note that those are the quick ones.
+      An `EnsembleResult`, on one device (with several processes, on one of each). After Ctrl-C it
+      holds the seeds that have ended, with a warning: those are the quick ones.
 
     Raises:
       TypeError: if the loss or what `stop` says is not a scalar of the right type.
@@ -122,9 +122,9 @@ def run(
     num_seeds = keys.shape[0]
     if num_seeds == 0:
         raise ValueError("keys is empty: an ensemble needs at least one seed")
-    workers = make_workers(problem, params, keys, lanes, chunk, mesh)
-    lines, interrupted = drive(workers, mesh, num_seeds, progress)
-    lane, seed = in_order(lines, mesh)
+    workers = make_workers(problem, params, keys, lanes, chunk, devices_of(mesh, keys))
+    lines, interrupted = drive(workers, progress)
+    lane, seed = in_order(lines)
     if interrupted:
         warnings.warn(
             f"Interrupted: {len(seed)} of {num_seeds} seeds had ended. The result holds those; "
@@ -176,6 +176,7 @@ def trajectories(
       TypeError: as `run`.
       ValueError: as `run`, or if `every` is below 1.
 
+    >>> import optax
     >>> path = trajectories(
     ...     lambda x: x**2, optax.sgd(0.25), jnp.array(1.0), jax.random.split(jax.random.key(0), 2),
     ...     num_steps=4, every=2)
@@ -185,27 +186,28 @@ def trajectories(
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
-    return _trajectories(problem, every, params, keys)
+    num_seeds = keys.shape[0]
+    # One program, whose lanes are the seeds, called once for each record.
+    devices = devices_of(None, keys)[:1]
+    [(program, source, line)] = make_workers(problem, params, keys, num_seeds, every, devices)
+    records = [_seen(num_seeds, line)]
+    for _ in range(num_steps // every):
+        line = program(source, line, np.int32(1))
+        records.append(_seen(num_seeds, line))
+    values = jax.jit(jax.vmap(jax.vmap(loss_fn)))
+    path, count = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *records)
+    return Trajectories(path, values(path), count)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _trajectories(problem: Problem, every: int, params: PyTree, keys: jax.Array) -> Trajectories:
-    def one(params, key):
-        def look_and_go(carry, _):
-            lane, kept = lane_step(problem, *carry)
-            seen = (carry[0].params, lane.value, carry[0].num_steps)
-            last = (kept.params, kept.value, kept.num_steps)
-            record = jax.tree.map(lambda x, y: jnp.where(lane.ended, x, y), last, seen)
-            carry = lane, kept
-            carry = jax.lax.fori_loop(1, every, lambda _, now: lane_step(problem, *now), carry)
-            return carry, record
+def _seen(num_seeds: int, line: Line) -> tuple[PyTree, jax.Array]:
+    """Where the seeds of a line are whose lanes are all of them, in the order of the keys."""
+    lanes, kept = line.lanes, line.kept
 
-        lane = first_lane(problem, key, params)
-        num_records = 1 + problem.num_steps // every
-        carry = lane, lane._replace(key=())
-        return jax.lax.scan(look_and_go, carry, length=num_records)[1]
+    def latest(new, old):
+        ended = kept.ended.reshape(kept.ended.shape + (1,) * (new.ndim - 1))
+        return jnp.where(ended, old, new)[:num_seeds]
 
-    return Trajectories(*jax.vmap(one, (0 if problem.stacked else None, 0))(params, keys))
+    return jax.tree.map(latest, (lanes.params, lanes.num_steps), (kept.params, kept.num_steps))
 
 
 def _problem(
@@ -214,7 +216,7 @@ def _problem(
     """The arguments, checked: the problem, the parameters as arrays, and the keys' data."""
     if not isinstance(num_steps, int) or num_steps < 0:
         raise ValueError(f"num_steps must be an integer >= 0, got {num_steps!r}")
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
     keys = jnp.asarray(keys)
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if keys.ndim != (1 if typed else 2):

@@ -99,7 +99,7 @@ class Line(NamedTuple):
     ended: Lane  # [seeds + lanes], no keys: in the order in which they ended, then rubbish
 
 
-def first_lane(problem: Problem, key, params: PyTree, seed=0) -> Lane:
+def first_lane(problem: Problem, key, params: PyTree, seed: Any = 0) -> Lane:
     """A lane that has just taken up a seed."""
     dtype = jax.eval_shape(problem.loss_fn, params).dtype
     return Lane(
@@ -123,6 +123,7 @@ def lane_step(problem: Problem, lane: Lane, kept: Lane) -> tuple[Lane, Lane]:
     made only when some lane ends.
     """
     value, grad = jax.value_and_grad(problem.loss_fn)(lane.params)
+    value = value.astype(lane.value.dtype)  # not weakly typed any more
     outcome = jnp.zeros((), jnp.int32)
     if problem.stop is not None:
         said = jnp.asarray(problem.stop(lane.params, value), jnp.int32)
@@ -208,12 +209,13 @@ def start(problem: Problem, num_lanes: int, source: Source) -> Line:
     def rows(lane, number):
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), lane)
 
+    kept = lane._replace(key=(), ended=jnp.zeros((), bool))
     line = Line(
         num_started=jnp.zeros((), jnp.int32),
         num_ended=jnp.zeros((), jnp.int32),
         lanes=rows(lane, num_lanes),
-        kept=rows(lane._replace(key=()), num_lanes),
-        ended=rows(lane._replace(key=()), source.keys.shape[0] + num_lanes),
+        kept=rows(kept, num_lanes),
+        ended=rows(kept, source.keys.shape[0] + num_lanes),
     )
     return _refill(problem, source, line)
 

@@ -28,8 +28,21 @@ LAYERS = {
     "brackets": {"_typing"},
     "descent_state": {"_typing", "_keys", "trees", "hamiltonians", "bounces", "brackets"},
     "shell": {"_typing", "brackets", "descent_state"},
-    "dynamics": {"_typing", "_keys", "trees", "hamiltonians", "descent_state", "shell"},
+    "_batching": set(),
+    "dynamics": {
+        "_typing",
+        "_keys",
+        "_batching",
+        "trees",
+        "hamiltonians",
+        "descent_state",
+        "shell",
+    },
     "descent": {"_typing", "hamiltonians", "bounces", "descent_state", "dynamics"},
+    "lanes": {"_typing", "_batching"},
+    "_workers": {"_typing", "lanes"},
+    "ensemble": {"_typing", "lanes", "_workers"},
+    "basins": {"_typing"},
 }
 
 

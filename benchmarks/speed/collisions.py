@@ -4,6 +4,10 @@ A step of a small convolutional network with collisions of its 10-class head, ag
 without; and one large layer alone, against the three matrix products that the soft law is made of
 (weights with weights, gradients with gradients, and their similarities with the gradients). All
 candidates take turns; ratios are medians of the ratios within a turn, with 95 % intervals.
+
+Reproduces: KO, section 4.2 (3.69 h against 3.68 h), for a small network and one large layer.
+Needs: nothing.
+Takes: smoke 20 s; laptop 3 min; paper 10 min on 2 cores.
 """
 
 from collections.abc import Iterator

@@ -3,6 +3,10 @@
 The BBI paper leaves it open; its state is one momentum, half of Adam's. A step here is `tx.update`
 and `optax.apply_updates`, jitted, with parameters and state donated and a fixed gradient. The
 optimizers take turns; ratios are medians of the ratios within a turn, with 95 % intervals.
+
+Reproduces: BBI, section 5, which leaves the cost of a step open.
+Needs: nothing; 2 GB of memory at laptop.
+Takes: smoke 20 s; laptop 2 min; paper 5 min on 2 cores.
 """
 
 from collections.abc import Iterator
