@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import record
 from benchmarks.bbi import _protocol, ackley, zakharov
 from kinopt import landscapes
 
@@ -52,6 +53,8 @@ def test_the_smoke_preset_makes_a_table_and_a_picture(experiment, tmp_path):
     assert not jax.config.jax_enable_x64
     lines = [line for line in experiment.table(rows).splitlines() if line.startswith("| bbi")]
     assert lines
+    assert experiment.headline(rows)
+    assert list(experiment.run(settings, record.Done(rows))) == []
     assert experiment.plot(rows, tmp_path).stat().st_size > 10_000
     if experiment is zakharov:
         published = next(row for row in rows if row["method"] == "bbi, published step")
