@@ -86,7 +86,7 @@ def hard_law(
         restitution: e, in [0, 1]; 1 is elastic (the paper), 0 leaves no scattering.
         scatter: a direction for each accepted pair, or `"gaussian"`: the noise of all pairs in one
             draw of the right mean and covariance, through a Cholesky factor.
-        block_size: rows of the N x N quantities in memory at once; None: all, up to 4,096.
+        block_size: rows of the N x N quantities in memory at once; None: all, up to 2,048.
 
     >>> w = jnp.array([[0.0, 0.0], [0.1, 0.0]])
     >>> g = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -151,7 +151,7 @@ def _all_pairs(
     w, g, length = centred(gas.w), centred(gas.g), row_lengths(gas.w)
     scattered = not (isinstance(restitution, int | float) and restitution == 0)
 
-    def largest(so_far, rows, g_rows):
+    def largest(so_far, rows, fresh, g_rows):
         return jnp.maximum(so_far, jnp.max(squared_distances(g_rows, g))), None
 
     g_max_squared, _ = scan_row_blocks(largest, jnp.zeros((), g.dtype), [g], block)
@@ -163,10 +163,10 @@ def _all_pairs(
         accepted = accepts(g_r, jnp.sqrt(squared_w) * gas.unit, jnp.sqrt(g_max_squared), c)
         if approaching_only:
             accepted &= closing_speeds(w_rows, g_rows, w, g) > 0
-        accepted &= (rows[:, None] < neurons) & (rows[:, None] != columns)
+        accepted &= rows[:, None] != columns
         return accepted, g_r, squared_w
 
-    def count(carry, rows, w_rows, g_rows):
+    def count(carry, rows, fresh, w_rows, g_rows):
         return carry, jnp.sum(look(rows, w_rows, g_rows)[0], axis=1)
 
     if metropolis:
@@ -178,7 +178,7 @@ def _all_pairs(
         """a_ij of an accepted pair: 1, or Metropolis' 1 / max(deg_i, deg_j)."""
         return 1 / jnp.maximum(jnp.maximum(degrees[i], degrees[j]), 1).astype(g.dtype)
 
-    def collide(change, rows, w_rows, g_rows, lengths):
+    def collide(change, rows, fresh, w_rows, g_rows, lengths):
         accepted, g_r, squared_w = look(rows, w_rows, g_rows)
         above = rows[:, None] < columns  # each pair once
         cosines = jnp.where(above, jnp.abs(_cosines(squared_w, lengths[:, None], length)), 0)
@@ -188,7 +188,7 @@ def _all_pairs(
                 change,
                 gas.g,
                 key,
-                (accepted & above).ravel(),
+                (accepted & above & fresh[:, None]).ravel(),
                 pair=lambda n: (rows[n // neurons], n % neurons),
                 weight=weight,
                 restitution=restitution,

@@ -49,7 +49,7 @@ def soft_law(
         self_term: keep M_ii, as Algorithm 2 does. It multiplies each gradient by 1 - c, which is a
             smaller learning rate under SGD and nothing under Adam.
         normalize: use M / |M|_inf, so that any c in [0, 1] gives a descent direction.
-        block_size: rows of M in memory at once; None: all, up to 4,096 neurons.
+        block_size: rows of M in memory at once; None: all, up to 2,048 neurons.
 
     >>> w = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # two copies and another neuron
     >>> g = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -65,7 +65,7 @@ def soft_law(
     def cosines(rows, inverse_norms, x: Directions):
         return (rows @ x.scaled.T) * (inverse_norms[:, None] * x.inverse_norm)
 
-    def block(carry, rows, w_rows, w_inverse_norms, g_rows, g_inverse_norms):
+    def block(carry, rows, fresh, w_rows, w_inverse_norms, g_rows, g_inverse_norms):
         cos_w = cosines(w_rows, w_inverse_norms, towards_w)
         m = cos_w * cosines(g_rows, g_inverse_norms, towards_g)
         if not self_term:

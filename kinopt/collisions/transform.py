@@ -70,7 +70,7 @@ def soft_collision(
         normalize: divide $M$ by its infinity norm (of each batch slice), so that every $c \in
             [0, 1]$ descends.
         block_size: rows of $M$ in memory at once; the result does not depend on it. None: all of
-            them up to 4,096 neurons, 512 above.
+            them up to 2,048 neurons, fewer above.
 
     Returns:
         A transformation that needs `params`. It keeps shapes, types and structure, accumulates in
@@ -143,7 +143,7 @@ def hard_collision(
             above about 1.5 % of pairs; momentum is conserved over all accepted neurons together.
             Not for `"matching"`.
         block_size: rows of N x N quantities in memory at once; the result does not depend on it.
-            None: all of them up to 4,096 neurons, 512 above. Not for `scatter="gaussian"`.
+            None: all of them up to 2,048 neurons, fewer above. Not for `scatter="gaussian"`.
 
     Returns:
         A transformation that needs `params`. It keeps shapes, types and structure, accumulates in
