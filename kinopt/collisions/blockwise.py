@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kinopt.collisions.devices import varying_like
+
 __all__ = ["BLOCK_NUMBERS", "rows_per_block", "scan_row_blocks"]
 
 BLOCK_NUMBERS = 2**22
@@ -69,4 +71,5 @@ def scan_row_blocks(
     fresh = jax.ShapeDtypeStruct((block,), jnp.bool_)
     _, outputs = jax.eval_shape(f, carry, indices, fresh, *one_block)
     empty = jax.tree.map(lambda x: jnp.zeros((neurons, *x.shape[1:]), x.dtype), outputs)
+    empty = varying_like(empty, *arrays)
     return jax.lax.scan(step, (carry, empty), jnp.arange(0, neurons, block))[0]
