@@ -16,7 +16,12 @@ from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks
 from kinopt.collisions.devices import Spread, varying_like
 from kinopt.collisions.partners import Gas, accepts, closing_speeds, squared_distances
 from kinopt.collisions.rows import centred, quotient, row_lengths
-from kinopt.collisions.scattering import gaussian_noise, laplacian_drift, scatter_pairs
+from kinopt.collisions.scattering import (
+    gaussian_noise,
+    laplacian_drift,
+    pair_directions,
+    scatter_pairs,
+)
 
 __all__ = ["Scatter", "collide_all_pairs"]
 
@@ -65,7 +70,7 @@ def collide_all_pairs(
     """The change of G, the accepted fraction of pairs, and their mean and largest |cos|."""
     neurons, features = spread.sizes(gas.g)
     scatters = not (isinstance(restitution, int | float) and restitution == 0)
-    block = rows_per_block(len(gas.g), block_size)
+    block = rows_per_block(len(gas.g), block_size, spread.num_feature_parts)
     if scatters and scatter == "gaussian":
         block = neurons  # a factorisation needs all of the Laplacian, on one device
         if spread.num_parts > 1:
@@ -87,7 +92,7 @@ def collide_all_pairs(
         centred(gas.g, spread),
         row_lengths(gas.w, spread),
         spread.neurons_here(gas.g),
-        jnp.ones(len(gas.g), jnp.int32),
+        varying_like(jnp.ones(len(gas.g), jnp.int32), gas.g),
     )
 
     def fastest(g):
@@ -156,7 +161,7 @@ def collide_all_pairs(
                 change,
                 all_rows.g,
                 all_rows.neuron,
-                key,
+                lambda i, j: pair_directions(key, i, j, gas.g, spread),
                 (seen.accepted & seen.above & fresh[:, None]).ravel(),
                 pair=lambda n: (rows[n // columns], first + n % columns),
                 weight=lambda i, j: weight(all_rows.degree[i], all_rows.degree[j]),

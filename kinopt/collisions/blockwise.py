@@ -24,14 +24,17 @@ no longer fits the cache; between 64 and 2,048 rows a block the time of a larger
 change by more than it varies."""
 
 
-def rows_per_block(neurons: int, block_size: int | None) -> int:
+def rows_per_block(neurons: int, block_size: int | None, parts: int = 1) -> int:
     """The block size in use: what was asked for, else all rows up to 2,048 neurons, fewer above.
+
+    Devices that share the features of the neurons, `parts` of them, all hold the same block: it is
+    made so much smaller, that memory falls with their number.
 
     >>> [rows_per_block(n, None) for n in (1000, 4096, 50_000)], rows_per_block(1000, 64)
     ([1000, 1024, 83], 64)
     """
     if block_size is None:
-        block_size = max(BLOCK_NUMBERS // neurons, 1)
+        block_size = max(BLOCK_NUMBERS // (neurons * parts), 1)
     indexable = (2**31 - 1) // neurons  # pairs of a block are numbered in int32
     return min(block_size, neurons, indexable)
 

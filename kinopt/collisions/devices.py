@@ -33,10 +33,14 @@ class Spread(NamedTuple):
         """Devices that share the neurons."""
         return math.prod(jax.lax.axis_size(name) for name in self.neuron_axes)
 
+    @property
+    def num_feature_parts(self) -> int:
+        """Devices that share the features."""
+        return math.prod(jax.lax.axis_size(name) for name in self.feature_axes)
+
     def sizes(self, x: Array) -> tuple[int, int]:
         """Neurons and features of the whole layer of which x is this device's part."""
-        parts = math.prod(jax.lax.axis_size(name) for name in self.feature_axes)
-        return len(x) * self.num_parts, x.shape[1] * parts
+        return len(x) * self.num_parts, x.shape[1] * self.num_feature_parts
 
     def neurons_here(self, x: Array) -> Int[Array, " neurons"]:
         """The number, in the whole layer, of each row of x."""

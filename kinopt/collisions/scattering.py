@@ -74,7 +74,7 @@ def scatter_pairs(
     change: Neurons,
     g: Neurons,
     neurons: Int[Array, " neurons"],
-    key: Array,
+    draw: Callable[[Array, Array], Array],
     accepted: Bool[Array, " candidates"],
     pair: Callable[[Array], tuple[Array, Array]],
     weight: Callable[[Array, Array], Array],
@@ -86,8 +86,8 @@ def scatter_pairs(
     Args:
         change: the sum of Eq. 8 so far.
         g: velocities before any collision.
-        neurons: which neuron of the layer each row of `g` is: directions depend on it.
-        key: a typed key.
+        neurons: which neuron of the layer each row of `g` is.
+        draw: numbers of neurons i < j -> n_ij.
         accepted: which candidates collide.
         pair: index of a candidate -> its two rows.
         weight: two rows -> a_ij.
@@ -112,7 +112,7 @@ def scatter_pairs(
         a, b = pair(jnp.minimum(jnp.searchsorted(ranks, n), candidates - 1))
         swapped = neurons[a] > neurons[b]
         i, j = jnp.where(swapped, b, a), jnp.where(swapped, a, b)
-        n_ij = pair_directions(key, neurons[i], neurons[j], g, spread)
+        n_ij = draw(neurons[i], neurons[j])
         dg = weight(i, j)[:, None] * scattered(g[i], g[j], n_ij, restitution, spread)
         dg = jnp.where((n <= total)[:, None], dg, 0)
         return done + chunk, change.at[i].add(dg).at[j].add(-dg)

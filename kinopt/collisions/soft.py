@@ -74,7 +74,7 @@ def soft_law(
     """
     towards_w, towards_g = directions(w, spread), directions(g, spread)
     here = spread.neurons_here(w)
-    block_rows = rows_per_block(len(w), block_size)
+    block_rows = rows_per_block(len(w), block_size, spread.num_feature_parts)
 
     def meet(visitor):
         """What the visiting neurons do to those of this device."""
