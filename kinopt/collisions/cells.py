@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from kinopt._typing import Neurons
 from kinopt.collisions.blockwise import BLOCK_NUMBERS
@@ -39,7 +39,11 @@ MAXIMA = ("gain", "max_abs_cosine")
 
 
 def cell_order(
-    w: Neurons, key: Array, cells: Cells, num_cells: int, spread: Spread = WHOLE
+    w: Float[Array, "here features"],
+    key: Array,
+    cells: Cells,
+    num_cells: int,
+    spread: Spread = WHOLE,
 ) -> Int[Array, " neurons"]:
     """The neurons in the order in which the list is cut into cells.
 

@@ -36,7 +36,7 @@ def soft_collision(
     cell_size: int | None = None,
     cells: Cells = "random",
     key: Key = 0,
-    every: int = 1,
+    every: int | Array = 1,
     sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Repels neurons that are alike and move alike, before the base optimizer.
@@ -135,7 +135,7 @@ def hard_collision(
     block_size: int | None = None,
     cell_size: int | None = None,
     cells: Cells = "random",
-    every: int = 1,
+    every: int | Array = 1,
     sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lets near and fast neurons scatter like hard spheres, before the base optimizer.
