@@ -19,9 +19,9 @@ mixed already, far from the basins, it is the ratio of the fluxes through their 
 
 Bounce directions are isotropic here; the authors' code draws them from a cube.
 
-Occupancy. Runs go on, with a bounce every 25 steps of 0.05 and Delta V = -1e-2, so that V stays above 1e-2;
-`kinopt.basins.dwell` counts the steps they spend in each basin. The prediction is the volume on the
-true landscape, `kinopt.theory.occupancy_ratio`. Errors are those of independent runs.
+Occupancy. Runs go on, with a bounce every 25 steps of 0.05 and Delta V = -1e-2, so that V stays
+above 1e-2; `kinopt.basins.dwell` counts the steps they spend in each basin. The prediction is the
+volume on the true landscape, `kinopt.theory.occupancy_ratio`. Errors are those of independent runs.
 
 Potential. The same for the time histogram of V in a quadratic bowl, H = 1, V_I = 0.05, E = 1, with
 a bounce every 25 steps of 0.05: its Kolmogorov-Smirnov distance from the predicted density. The
@@ -61,7 +61,7 @@ AUTHORS = (1265, 734)
 START = (10.0, -10.0)
 F_MIN = 1e-3
 STAY_RATE = 0.05
-"""dt of runs that go on. A visit to a basin lasts hundreds of units of time: this sets the error."""
+"""dt of runs that go on. Visits to a basin last hundreds of units of time, which sets the error."""
 
 PATIENCE = 7.5
 """T1 in units of time: 750 steps of 1e-2."""
