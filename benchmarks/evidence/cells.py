@@ -20,6 +20,7 @@ There is no such experiment in the paper.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def run(settings: Settings) -> Iterator[Row]:
         exact = force(w, g)
         for cells in KINDS:
             for cell_size in settings.cell_sizes:
-                draw = jax.jit(lambda key, s=cell_size, k=cells, w=w, g=g: force(w, g, key, s, k))
+                draw = jax.jit(functools.partial(force, w, g, cell_size=cell_size, cells=cells))
                 forces = [draw(key) for key in keys]
                 measured = [_compared(one, exact) for one in forces]
                 mean = {key: float(np.mean([m[key] for m in measured])) for key in measured[0]}
