@@ -20,6 +20,7 @@ There is no such experiment in the paper.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,12 +33,12 @@ from benchmarks import data
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.record import Row, latest
-from kinopt.collisions.cells import in_cells
+from kinopt.collisions.cells import Cells, in_cells
 from kinopt.collisions.soft import soft_law
 
 __all__ = ["PRESETS", "Settings", "plot", "run", "table"]
 
-KINDS = ("random", "hash")
+KINDS: tuple[Cells, ...] = ("random", "hash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def run(settings: Settings) -> Iterator[Row]:
         exact = force(w, g)
         for cells in KINDS:
             for cell_size in settings.cell_sizes:
-                draw = jax.jit(lambda key, s=cell_size, k=cells, w=w, g=g: force(w, g, key, s, k))
+                draw = jax.jit(functools.partial(force, w, g, cell_size=cell_size, cells=cells))
                 forces = [draw(key) for key in keys]
                 measured = [_compared(one, exact) for one in forces]
                 mean = {key: float(np.mean([m[key] for m in measured])) for key in measured[0]}
@@ -131,7 +132,7 @@ def run(settings: Settings) -> Iterator[Row]:
                 }
 
 
-def force(w, g, key=None, cell_size=None, cells="random") -> jax.Array:
+def force(w, g, key=None, cell_size=None, cells: Cells = "random") -> jax.Array:
     """What the soft law changes at c = 1, without the term of each neuron with itself."""
 
     def law(w, g, key, spread):
@@ -141,11 +142,11 @@ def force(w, g, key=None, cell_size=None, cells="random") -> jax.Array:
 
 
 def _compared(force: jax.Array, exact: jax.Array) -> dict[str, float]:
-    force, exact = (np.asarray(x, np.float64) for x in (force, exact))
-    product, norm = np.sum(force * exact), np.linalg.norm(exact)
+    a, b = (np.asarray(x, np.float64) for x in (force, exact))
+    product, length, norm = float(np.sum(a * b)), np.linalg.norm(a), float(np.linalg.norm(b))
     return {
-        "cosine": product / (np.linalg.norm(force) * norm),
-        "norm": np.linalg.norm(force) / norm,
+        "cosine": float(product / (length * norm)),
+        "norm": float(length / norm),
         "kept": product / norm**2,
     }
 
@@ -178,15 +179,16 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, len(names), sharex=True, sharey="row")
     for (above, below), name in zip(panels.T, names, strict=True):
+        size, neurons = rows[0]["settings"]["cell_sizes"], 1
         for color, cells in enumerate(KINDS):
             part = [row for row in rows if (row["layer"], row["cells"]) == (name, cells)]
-            size = [row["cell_size"] for row in part]
             style = {"color": f"C{color}", "marker": "o", "markersize": 4}
             above.plot(size, [row["cosine"] for row in part], label=cells, **style)
             label, mean = f"{cells}, mean of draws", [row["mean_cosine"] for row in part]
             above.plot(size, mean, label=label, **style | {"ls": ":"})
             below.plot(size, [row["kept"] for row in part], label=cells, **style)
-        share = [(s - 1) / (part[0]["neurons"] - 1) for s in size]
+            neurons = part[0]["neurons"]
+        share = [(s - 1) / (neurons - 1) for s in size]
         below.plot(size, share, color="black", lw=1, ls="--", label="(s - 1) / (N - 1)")
         above.set(title=name, ylim=(-0.1, 1.05))
         below.set(xlabel="neurons in a cell, s", xscale="log", yscale="log")

@@ -64,9 +64,11 @@ def soft_collision(
         block_size: rows of $M$ in memory at once; the result does not depend on it. None: all of
             them up to 2,048 neurons, fewer above.
         cell_size: neurons collide in cells of at most so many, drawn anew at every step, and $M$
-            has a block for each cell. None: all with all.
-        cells: `"random"`; or `"hash"`, by a locality-sensitive hash of the weights, so that
-            neurons that are alike meet.
+            has a block for each cell: work N `cell_size` D. None: all with all.
+        cells: `"random"`: in the mean over steps the force between neurons is (`cell_size` - 1) /
+            (N - 1) of the exact one, in its direction, so begin with $c$ `cell_size` about 1.
+            `"hash"`: by a locality-sensitive hash of the weights, so that neurons that are alike
+            meet: more of the force, but another direction, however many steps are averaged.
         key: an int, a typed key or raw key data; used for cells only, and only then in the state.
         every: collide at every so many updates, beginning with the first; gradients pass through
             the others, which cost nothing. Under `vmap` they cost as much.
