@@ -52,8 +52,8 @@ def test_full_mnist_is_read_plain_and_gzipped(folder):
     mnist = folder / "mnist"
     mnist.mkdir()
     (mnist / "train-images-idx3-ubyte").write_bytes(idx(images))
-    (mnist / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
-    (mnist / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images[:1])))
+    (mnist / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels), mtime=0))
+    (mnist / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images[:1]), mtime=0))
     (mnist / "t10k-labels-idx1-ubyte").write_bytes(idx(labels[:1]))
     split = data.load("mnist-full")
     np.testing.assert_allclose(split.train_images, images / 255, rtol=1e-6)
