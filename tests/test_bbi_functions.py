@@ -17,11 +17,13 @@ def test_the_search_finds_a_step_that_descends():
     found = _protocol.search(method, landscapes.booth(), start, num_steps=60, num_trials=30, seed=0)
     assert set(found.hyperparameters) == {"learning_rate", "momentum"}
     assert found.lowest_loss < 1e-3 * landscapes.booth()(start)
-    # what was found is what was measured
-    descend = _protocol._lowest_loss(
-        method, landscapes.booth(), jax.numpy.asarray(start, float), 60, jax.random.key(0)
+    # What was found is what was measured.
+    points, losses = _protocol.descent(method, landscapes.booth(), 60)(
+        found.hyperparameters, jax.numpy.asarray(start, float), jax.random.key(0)
     )
-    np.testing.assert_allclose(descend(found.hyperparameters), found.lowest_loss, rtol=1e-6)
+    assert points.shape == (61, 2)
+    np.testing.assert_array_equal(points[0], start)
+    np.testing.assert_allclose(np.min(losses), found.lowest_loss, rtol=1e-6)
 
 
 def test_a_method_without_ranges_has_one_trial():
@@ -37,7 +39,7 @@ def test_a_diverging_trial_counts_by_its_lowest_loss():
     method = _protocol.gdm("gdm", _protocol.Range(1e3, 2e3))
     start = np.array([4.0, -3.0])
     found = _protocol.search(method, landscapes.booth(), start, num_steps=99, num_trials=2, seed=0)
-    assert found.lowest_loss == landscapes.booth()(start)
+    assert found.lowest_loss == pytest.approx(float(landscapes.booth()(start)))
 
 
 def test_wilson():

@@ -22,7 +22,7 @@ import kinopt
 from benchmarks.progress import progress_bar
 from kinopt.landscapes import Landscape
 
-__all__ = ["Method", "Range", "Search", "adam", "bbi", "gdm", "search", "wilson"]
+__all__ = ["Method", "Range", "Search", "adam", "bbi", "descent", "gdm", "search", "wilson"]
 
 Hyperparameters = dict[str, Any]
 
@@ -90,23 +90,26 @@ class Search(NamedTuple):
     lowest_loss: float  # of the best trial
 
 
-def _lowest_loss(method: Method, landscape: Landscape, start: jax.Array, num_steps: int, key):
-    """A compiled function hyperparameters -> lowest loss on the way."""
+def descent(method: Method, landscape: Landscape, num_steps: int):
+    """A compiled function (hyperparameters, start, key) -> points and losses along the way.
+
+    Points are [num_steps + 1, n], losses [num_steps + 1], the start first.
+    """
 
     @jax.jit
-    def descend(hyperparameters):
+    def descend(hyperparameters, start, key):
         optimizer = optax.with_extra_args_support(method.build(hyperparameters, key))
 
         def step(carry, _):
-            x, state, lowest = carry
+            x, state = carry
             value, gradient = jax.value_and_grad(landscape)(x)
             update, state = optimizer.update(gradient, state, x, value=value)
             moved: Any = optax.apply_updates(x, update)
-            return (moved, state, jnp.fmin(lowest, value)), None
+            return (moved, state), x
 
-        carry = start, optimizer.init(start), landscape(start)
-        (x, _, lowest), _ = jax.lax.scan(step, carry, length=num_steps)
-        return jnp.fmin(lowest, landscape(x))
+        (last, _), points = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)
+        points = jnp.concatenate([points, last[None]])
+        return points, jax.vmap(landscape)(points)
 
     return descend
 
@@ -124,10 +127,14 @@ def search(
 
     A method without ranges has one trial.
     """
-    key = jax.random.key(seed)
-    descend = _lowest_loss(method, landscape, jnp.asarray(start, dtype=float), num_steps, key)
+    descend = descent(method, landscape, num_steps)
+
+    def lowest(hyperparameters):
+        _, losses = descend(hyperparameters, jnp.asarray(start, dtype=float), jax.random.key(seed))
+        return float(np.nanmin(losses))  # NaN once it has diverged
+
     if not method.space:
-        return Search({}, float(descend({})))
+        return Search({}, lowest({}))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     with progress_bar(num_trials, f"search: {method.name}") as bar:
@@ -137,7 +144,7 @@ def search(
                 name: trial.suggest_float(name, space.low, space.high, log=space.logarithmic)
                 for name, space in method.space.items()
             }
-            study.tell(trial, float(descend(chosen)))
+            study.tell(trial, lowest(chosen))
             bar.update()
     return Search(study.best_params, float(study.best_value))
 

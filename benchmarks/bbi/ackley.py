@@ -37,7 +37,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.bbi._protocol import Method, Range, Search, adam, bbi, gdm, search, wilson
+from benchmarks.bbi._protocol import (
+    Method,
+    Range,
+    Search,
+    adam,
+    bbi,
+    descent,
+    gdm,
+    search,
+    wilson,
+)
 from benchmarks.markdown import table_of
 from benchmarks.record import NOTHING, Done, Row, latest
 from kinopt import ensemble
@@ -183,14 +193,13 @@ def _curves(
     """Loss along a longer run from the search's start, and the way of the first that arrives."""
     every = settings.curve_steps // CURVE_POINTS
     keys = jax.random.split(jax.random.key(seed + 2), CURVE_SEEDS)
-    seen = ensemble.trajectories(
-        landscape,
-        method.optimizer(found.hyperparameters),
+    descend = descent(method, landscape, settings.curve_steps)
+    points, values = jax.vmap(descend, in_axes=(None, None, 0))(
+        found.hyperparameters,
         jnp.asarray(start, dtype=float),
         keys if method.name.startswith("bbi") else keys[:1],
-        num_steps=settings.curve_steps,
     )
-    values = np.asarray(seen.value)
+    values = np.asarray(values)
     row: Row = {
         "curve_every": every,
         "curves": [[float(f"{value:.3g}") for value in curve[::every]] for curve in values],
@@ -198,7 +207,7 @@ def _curves(
     if method is METHODS[0]:
         last = values.shape[1] - 1
         arrivals = np.where(values < THRESHOLD, np.arange(last + 1), last).min(axis=1)
-        way = np.asarray(seen.params, np.float64)[arrivals.argmin(), : arrivals.min() + 1]
+        way = np.asarray(points, np.float64)[arrivals.argmin(), : arrivals.min() + 1]
         row["path"] = np.round(way[:: max(1, len(way) // PATH_POINTS)], 3)
     return row
 

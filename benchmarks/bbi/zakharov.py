@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.bbi._protocol import Method, Range, Search, adam, bbi, gdm, search
+from benchmarks.bbi._protocol import Method, Range, Search, adam, bbi, descent, gdm, search
 from benchmarks.markdown import table_of
 from benchmarks.record import NOTHING, Done, Row, latest
 from kinopt import ensemble
@@ -107,13 +107,8 @@ def _long_run(
     method: Method, found: Search, landscape: Landscape, start: np.ndarray, num_steps: int
 ) -> Row:
     """The loss along the way, its lowest value, and when it came to the target."""
-    values = ensemble.trajectories(
-        landscape,
-        method.optimizer(found.hyperparameters),
-        jnp.asarray(start),
-        jax.random.split(jax.random.key(0), 1),
-        num_steps=num_steps,
-    ).value[0]
+    descend = descent(method, landscape, num_steps)
+    _, values = descend(found.hyperparameters, jnp.asarray(start), jax.random.key(0))
     values = np.asarray(values)
     arrived = np.flatnonzero(values <= TARGET)
     every = num_steps // CURVE_POINTS
