@@ -41,6 +41,9 @@ FEWEST_LANES = 2
 CPU_LANES = (8, 128)
 """Fewest and most lanes by default on a core of a CPU."""
 
+SEEDS_PER_LANE = 16
+"""Least number of seeds that come one after the other in a lane by default, on a CPU."""
+
 CACHE_BYTES = 2**16
 """What the lanes of a core may fill by default: its fastest cache and a little of the next."""
 
@@ -97,11 +100,16 @@ def _lane(problem: Problem, source: Source) -> Lane:
     return jax.eval_shape(lane, source)
 
 
-def _default_lanes(lane: Lane, device: Device) -> int:
+def _default_lanes(lane: Lane, share: int, device: Device) -> int:
+    """What fits the cache or the memory; on a CPU few beside the seeds of a program.
+
+    The last seeds of a line run in nearly empty lanes, which cost as much as full ones.
+    """
     lane_bytes = 2 * _num_bytes(lane)  # at work, and kept
     if device.platform == "cpu":
         fewest, most = CPU_LANES
-        return max(fewest, min(most, CACHE_BYTES // lane_bytes))
+        in_line = math.ceil(share / SEEDS_PER_LANE / 8) * 8
+        return max(fewest, min(most, CACHE_BYTES // lane_bytes, in_line))
     memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
     return max(1, min(ACCELERATOR_LANES, memory // MEMORY_SHARE // lane_bytes))
 
@@ -173,8 +181,8 @@ def make_workers(
     chunk = chunk or CHUNK
     shares = _shares(problem, params, keys, len(devices))
     lane = _lane(problem, shares[0])
-    num_lanes = min(lanes or _default_lanes(lane, devices[0]), shares[0].keys.shape[0])
-    num_lanes = max(num_lanes, FEWEST_LANES)
+    share = shares[0].keys.shape[0]
+    num_lanes = max(FEWEST_LANES, min(lanes or _default_lanes(lane, share, devices[0]), share))
     shapes, structure = jax.tree.flatten(lane)
     fused = devices[0].platform == "cpu" and _fits_one_function(problem, structure, tuple(shapes))
 

@@ -342,7 +342,7 @@ def test_a_large_model_gets_fewer_lanes_than_a_small_one():
     def lanes(size):
         problem = ensemble.Problem(lambda x: jnp.sum(x), optax.adam(1e-3), None, 1, False, None)
         source = _workers.Source(jnp.zeros((4, 2), jnp.uint32), jnp.zeros(size), jnp.array(4))
-        return _workers._default_lanes(_workers._lane(problem, source), device)
+        return _workers._default_lanes(_workers._lane(problem, source), 10**6, device)
 
     assert lanes(2) == _workers.CPU_LANES[1]
     assert lanes(10**6) == _workers.CPU_LANES[0]
