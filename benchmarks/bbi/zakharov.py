@@ -199,7 +199,7 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
 
     from kinopt.plots import loss_curves
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     curves: dict[str, list] = {}
@@ -208,7 +208,8 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     every, points = rows[0]["curve_every"], len(rows[0]["curve"])
     loss_curves(every * np.arange(points), {name: np.array(c) for name, c in curves.items()}, ax)
     ax.axhline(TARGET, color="black", linestyle=":", linewidth=1)
-    ax.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.8))
+    ax.legend().remove()  # it would lie on the curves
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
     ax.set_title("Zakharov in ten dimensions, from (-1, ..., -1)")
     path = Path(folder) / "zakharov.png"
     figure.savefig(path, dpi=150)
