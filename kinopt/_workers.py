@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from kinopt._typing import PyTree
-from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, lane_step, start
+from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, lane_step, record, start
 
 __all__ = ["Worker", "devices_of", "drive", "in_order", "make_workers"]
 
@@ -77,13 +77,14 @@ FIRST_ROUNDS = 16
 class Worker(NamedTuple):
     """A program and its share of the seeds."""
 
-    program: Any  # (source, line, rounds) -> line, compiled
+    program: Any  # (source, line, rounds) -> line, or line and records; compiled
     source: Source
     line: Line
 
 
 _start = jax.jit(start, static_argnums=(0, 1))
 _advance = jax.jit(advance, static_argnums=(0, 1, 2), donate_argnums=4)
+_record = jax.jit(record, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 def _num_bytes(arrays) -> int:
@@ -167,6 +168,8 @@ def make_workers(
     lanes: int | None,
     chunk: int | None,
     devices: list[Device],
+    *,
+    records: bool = False,
 ) -> list[Worker]:
     """Splits the seeds among programs, and compiles those of this process.
 
@@ -177,6 +180,7 @@ def make_workers(
       lanes: seeds side by side in one program; None: what fits.
       chunk: steps between refills; None: `CHUNK`.
       devices: the device of each program.
+      records: whether the programs are `kinopt.lanes.record`, not `kinopt.lanes.advance`.
     """
     chunk = chunk or CHUNK
     shares = _shares(problem, params, keys, len(devices))
@@ -190,8 +194,9 @@ def make_workers(
     mine = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
     sources = {n: jax.device_put(shares[n], devices[n]) for n in mine}
     lines = {n: _start(problem, num_lanes, sources[n]) for n in mine}
+    program = _record if records else _advance
     lowered = {
-        devices[n]: _advance.lower(problem, chunk, fused, sources[n], lines[n], rounds)
+        devices[n]: program.lower(problem, chunk, fused, sources[n], lines[n], rounds)
         for n in mine
     }
     with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
