@@ -196,8 +196,7 @@ def make_workers(
     lines = {n: _start(problem, num_lanes, sources[n]) for n in mine}
     program = _record if records else _advance
     lowered = {
-        devices[n]: program.lower(problem, chunk, fused, sources[n], lines[n], rounds)
-        for n in mine
+        devices[n]: program.lower(problem, chunk, fused, sources[n], lines[n], rounds) for n in mine
     }
     with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
         compiled = pool.map(lambda program: program.compile(), lowered.values())
