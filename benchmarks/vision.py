@@ -27,6 +27,7 @@ from kinopt.metrics import neuron_similarity, weight_correlation
 __all__ = [
     "MODELS",
     "ConvNeXt",
+    "ConvNet",
     "History",
     "ResNet",
     "Trainer",
@@ -93,6 +94,21 @@ class ResNet(linen.Module):
         return linen.Dense(self.num_classes, name="head")(x)
 
 
+class ConvNet(linen.Module):
+    """Two 5 x 5 convolutions, each followed by max-pooling, and `head`."""
+
+    widths: Sequence[int] = (16, 32)
+    num_classes: int = 10
+
+    @linen.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Normalized images [batch, height, width, channels] -> logits."""
+        del train
+        for width in self.widths:
+            x = linen.max_pool(linen.relu(linen.Conv(width, (5, 5))(x)), (2, 2), (2, 2))
+        return linen.Dense(self.num_classes, name="head")(x.reshape(len(x), -1))
+
+
 class ConvNeXt(linen.Module):
     """Depthwise 7 x 7 convolutions, each followed by two dense layers, in four stages."""
 
@@ -124,6 +140,7 @@ class ConvNeXt(linen.Module):
 
 
 MODELS: dict[str, Callable[..., linen.Module]] = {
+    "cnn": ConvNet,
     "resnet-8": functools.partial(ResNet, (1, 1, 1), width=8),
     "resnet-18": functools.partial(ResNet, (2, 2, 2, 2)),
     "resnet-34": functools.partial(ResNet, (3, 4, 6, 3)),
@@ -256,7 +273,7 @@ class Trainer:
         self,
         method: str,
         split: Split,
-        schedule: Callable[[float], float],
+        schedule: Callable[[float], Any],
         epochs: int,
         seed: int,
         path: Path | None = None,
@@ -269,7 +286,7 @@ class Trainer:
         Args:
             method: Which of the optimizers.
             split: What to learn from, and what to be judged by.
-            schedule: Share of the training done -> learning rate.
+            schedule: Share of the training done -> learning rate, or what `builds` take for it.
             epochs: Every one sees all images but an incomplete last batch.
             seed: Of weights, order and augmentation.
             path: Where the state is kept after every epoch; a training found there goes on.
