@@ -25,7 +25,16 @@ from scipy.optimize import brentq
 
 from kinopt._typing import PyTree, Scalar
 
-__all__ = ["Poisson", "fields", "initial", "midpoints", "relative_errors", "residual", "solutions", "values"]
+__all__ = [
+    "Poisson",
+    "fields",
+    "initial",
+    "midpoints",
+    "relative_errors",
+    "residual",
+    "solutions",
+    "values",
+]
 
 BLOW_UP = 1e4
 """|u| at which a radial solution counts as one that does not reach the circle."""
@@ -118,9 +127,7 @@ def solutions(problem: Poisson, lowest=-2000.0, highest=30.0, number=200) -> lis
     misses = [miss(center, 1e-6) for center in centers]
     found = [
         float(brentq(miss, low, high, xtol=1e-12))
-        for low, high, below, above in zip(
-            centers, centers[1:], misses, misses[1:], strict=False
-        )
+        for low, high, below, above in zip(centers, centers[1:], misses, misses[1:], strict=False)
         if below * above < 0
     ]
     return found[::-1]
