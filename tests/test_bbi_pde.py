@@ -1,4 +1,4 @@
-"""The nonlinear Poisson problem: its solutions, the network's Laplacian, and how errors are told."""
+"""The nonlinear Poisson problem: its solutions, the network's Laplacian, the measure of errors."""
 
 import jax
 import jax.numpy as jnp
