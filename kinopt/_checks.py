@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-__all__ = ["check_block_size", "check_choice", "check_number"]
+__all__ = ["check_choice", "check_count", "check_number"]
 
 
 def check_number(name: str, value: Any, low: float, high: float | None) -> None:
@@ -25,10 +25,10 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}.")
 
 
-def check_block_size(block_size: Any) -> None:
-    """Raises on anything but None and positive whole numbers."""
-    if block_size is not None and not (isinstance(block_size, int | np.integer) and block_size > 0):
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises on anything but whole numbers from `least` on, and None."""
+    if value is not None and not (isinstance(value, int | np.integer) and value >= least):
         raise ValueError(
-            f"block_size must be a positive int or None, got {block_size!r}. It sets array shapes: "
-            "under optax.inject_hyperparams, name it in static_args."
+            f"{name} must be an int of at least {least}, or None; got {value!r}. It sets array "
+            "shapes: under optax.inject_hyperparams, name it in static_args."
         )

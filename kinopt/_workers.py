@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from kinopt._typing import PyTree
-from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, lane_step, start
+from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, lane_step, record, start
 
 __all__ = ["Worker", "devices_of", "drive", "in_order", "make_workers"]
 
@@ -40,6 +40,9 @@ FEWEST_LANES = 2
 
 CPU_LANES = (8, 128)
 """Fewest and most lanes by default on a core of a CPU."""
+
+SEEDS_PER_LANE = 16
+"""Least number of seeds that come one after the other in a lane by default, on a CPU."""
 
 CACHE_BYTES = 2**16
 """What the lanes of a core may fill by default: its fastest cache and a little of the next."""
@@ -74,13 +77,14 @@ FIRST_ROUNDS = 16
 class Worker(NamedTuple):
     """A program and its share of the seeds."""
 
-    program: Any  # (source, line, rounds) -> line, compiled
+    program: Any  # (source, line, rounds) -> line, or line and records; compiled
     source: Source
     line: Line
 
 
 _start = jax.jit(start, static_argnums=(0, 1))
 _advance = jax.jit(advance, static_argnums=(0, 1, 2), donate_argnums=4)
+_record = jax.jit(record, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 def _num_bytes(arrays) -> int:
@@ -97,11 +101,16 @@ def _lane(problem: Problem, source: Source) -> Lane:
     return jax.eval_shape(lane, source)
 
 
-def _default_lanes(lane: Lane, device: Device) -> int:
+def _default_lanes(lane: Lane, share: int, device: Device) -> int:
+    """What fits the cache or the memory; on a CPU few beside the seeds of a program.
+
+    The last seeds of a line run in nearly empty lanes, which cost as much as full ones.
+    """
     lane_bytes = 2 * _num_bytes(lane)  # at work, and kept
     if device.platform == "cpu":
         fewest, most = CPU_LANES
-        return max(fewest, min(most, CACHE_BYTES // lane_bytes))
+        in_line = math.ceil(share / SEEDS_PER_LANE / 8) * 8
+        return max(fewest, min(most, CACHE_BYTES // lane_bytes, in_line))
     memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
     return max(1, min(ACCELERATOR_LANES, memory // MEMORY_SHARE // lane_bytes))
 
@@ -159,6 +168,8 @@ def make_workers(
     lanes: int | None,
     chunk: int | None,
     devices: list[Device],
+    *,
+    records: bool = False,
 ) -> list[Worker]:
     """Splits the seeds among programs, and compiles those of this process.
 
@@ -169,12 +180,13 @@ def make_workers(
       lanes: seeds side by side in one program; None: what fits.
       chunk: steps between refills; None: `CHUNK`.
       devices: the device of each program.
+      records: whether the programs are `kinopt.lanes.record`, not `kinopt.lanes.advance`.
     """
     chunk = chunk or CHUNK
     shares = _shares(problem, params, keys, len(devices))
     lane = _lane(problem, shares[0])
-    num_lanes = min(lanes or _default_lanes(lane, devices[0]), shares[0].keys.shape[0])
-    num_lanes = max(num_lanes, FEWEST_LANES)
+    share = shares[0].keys.shape[0]
+    num_lanes = max(FEWEST_LANES, min(lanes or _default_lanes(lane, share, devices[0]), share))
     shapes, structure = jax.tree.flatten(lane)
     fused = devices[0].platform == "cpu" and _fits_one_function(problem, structure, tuple(shapes))
 
@@ -182,9 +194,9 @@ def make_workers(
     mine = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
     sources = {n: jax.device_put(shares[n], devices[n]) for n in mine}
     lines = {n: _start(problem, num_lanes, sources[n]) for n in mine}
+    program = _record if records else _advance
     lowered = {
-        devices[n]: _advance.lower(problem, chunk, fused, sources[n], lines[n], rounds)
-        for n in mine
+        devices[n]: program.lower(problem, chunk, fused, sources[n], lines[n], rounds) for n in mine
     }
     with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
         compiled = pool.map(lambda program: program.compile(), lowered.values())

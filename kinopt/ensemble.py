@@ -38,7 +38,7 @@ from jax.sharding import Mesh
 
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import devices_of, drive, in_order, make_workers
-from kinopt.lanes import Line, Problem
+from kinopt.lanes import RECORDS, Problem
 
 __all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
 
@@ -186,28 +186,18 @@ def trajectories(
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
     problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
-    num_seeds = keys.shape[0]
-    # One program, whose lanes are the seeds, called once for each record.
+    num_seeds, num_records = keys.shape[0], 1 + num_steps // every
+    # One program, whose lanes are the seeds.
     devices = devices_of(None, keys)[:1]
-    [(program, source, line)] = make_workers(problem, params, keys, num_seeds, every, devices)
-    records = [_seen(num_seeds, line)]
-    for _ in range(num_steps // every):
-        line = program(source, line, np.int32(1))
-        records.append(_seen(num_seeds, line))
-    values = jax.jit(jax.vmap(jax.vmap(loss_fn)))
-    path, count = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *records)
-    return Trajectories(path, values(path), count)
-
-
-def _seen(num_seeds: int, line: Line) -> tuple[PyTree, jax.Array]:
-    """Where the seeds of a line are whose lanes are all of them, in the order of the keys."""
-    lanes, kept = line.lanes, line.kept
-
-    def latest(new, old):
-        ended = kept.ended.reshape(kept.ended.shape + (1,) * (new.ndim - 1))
-        return jnp.where(ended, old, new)[:num_seeds]
-
-    return jax.tree.map(latest, (lanes.params, lanes.num_steps), (kept.params, kept.num_steps))
+    workers = make_workers(problem, params, keys, num_seeds, every, devices, records=True)
+    [(program, source, line)] = workers
+    blocks = []
+    for first in range(0, num_records, RECORDS):
+        number = min(RECORDS, num_records - first)
+        line, seen = program(source, line, np.int32(number))
+        blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
+    return Trajectories(*joined)
 
 
 def _problem(

@@ -33,6 +33,7 @@ from kinopt._typing import PyTree, Scalar
 
 __all__ = [
     "FAILED",
+    "RECORDS",
     "Lane",
     "Line",
     "Problem",
@@ -40,12 +41,16 @@ __all__ = [
     "advance",
     "first_lane",
     "lane_step",
+    "record",
     "start",
 ]
 
 
 FAILED = -1
 """Outcome of a seed whose loss is not finite any more."""
+
+RECORDS = 256
+"""Most records of a call of `record`."""
 
 
 class Problem(NamedTuple):
@@ -252,3 +257,38 @@ def advance(
         return _refill(problem, source, line), round_ + 1
 
     return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]
+
+
+def record(
+    problem: Problem, chunk: int, fused: bool, source: Source, line: Line, rounds: jax.Array
+) -> tuple[Line, tuple[PyTree, jax.Array, jax.Array]]:
+    """Advances a line whose lanes are all its seeds, and writes down where they are.
+
+    Args:
+      problem: as in `advance`.
+      chunk: steps between two records.
+      fused: as in `advance`.
+      source: as in `advance`.
+      line: as in `advance`.
+      rounds: number of records, int32 [], at most `RECORDS`.
+
+    Returns:
+      The line, and the lanes' parameters, their loss and number of steps before each chunk:
+      [RECORDS, lanes, ...], the last of them repeated.
+    """
+
+    def body(line: Line, n: jax.Array):
+        lanes, kept = line.lanes, line.kept
+
+        def latest(new, old):
+            ended = kept.ended.reshape(kept.ended.shape + (1,) * (new.ndim - 1))
+            return jnp.where(ended, old, new)
+
+        params, num_steps = jax.tree.map(
+            latest, (lanes.params, lanes.num_steps), (kept.params, kept.num_steps)
+        )
+        seen = params, jax.vmap(problem.loss_fn)(params), num_steps
+        rounds_now = (n < rounds).astype(jnp.int32)
+        return advance(problem, chunk, fused, source, line, rounds_now), seen
+
+    return jax.lax.scan(body, line, jnp.arange(RECORDS))

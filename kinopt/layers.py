@@ -67,7 +67,7 @@ class NeuronAxes:
     reduction_axis: int | Sequence[int] | None = None
 
 
-class _Order(NamedTuple):
+class AxisOrder(NamedTuple):
     """The axes of a leaf, sorted by what they mean."""
 
     batch: tuple[int, ...]
@@ -79,7 +79,7 @@ class _Order(NamedTuple):
         return self.batch + self.neurons + self.features
 
 
-def _order(shape: tuple[int, ...], axes: NeuronAxes) -> _Order:
+def axis_order(shape: tuple[int, ...], axes: NeuronAxes) -> AxisOrder:
     def normal(axis) -> tuple[int, ...]:
         numbers = (axis,) if isinstance(axis, int) else tuple(axis)
         if any(not -len(shape) <= a < len(shape) for a in numbers):
@@ -97,7 +97,7 @@ def _order(shape: tuple[int, ...], axes: NeuronAxes) -> _Order:
             f"{axes} names an axis twice for an array of shape {shape}: an axis either counts "
             "neurons or makes up a neuron."
         )
-    return _Order(tuple(a for a in others if a not in features), neurons, features)
+    return AxisOrder(tuple(a for a in others if a not in features), neurons, features)
 
 
 def to_neurons(leaf: Array, axes: NeuronAxes) -> Float[Array, "batch neurons features"]:
@@ -106,7 +106,7 @@ def to_neurons(leaf: Array, axes: NeuronAxes) -> Float[Array, "batch neurons fea
     >>> to_neurons(jnp.zeros((3, 3, 16, 32)), NeuronAxes()).shape  # a Conv kernel
     (1, 32, 144)
     """
-    order = _order(jnp.shape(leaf), axes)
+    order = axis_order(jnp.shape(leaf), axes)
     sizes = [math.prod(leaf.shape[a] for a in group) for group in order]
     return jnp.transpose(leaf, order.axes).reshape(sizes)
 
@@ -115,7 +115,7 @@ def from_neurons(
     neurons: Float[Array, "batch neurons features"], shape: tuple[int, ...], axes: NeuronAxes
 ) -> Array:
     """The inverse of `to_neurons` for a leaf of the given shape."""
-    order = _order(shape, axes).axes
+    order = axis_order(shape, axes).axes
     back = sorted(range(len(shape)), key=lambda i: order[i])
     return jnp.transpose(neurons.reshape([shape[a] for a in order]), back)
 
@@ -190,7 +190,7 @@ class Leaf(NamedTuple):
     def sizes(self) -> tuple[int, int, int]:
         """Batch slices, neurons, features."""
         assert self.axes is not None
-        order = _order(self.shape, self.axes)
+        order = axis_order(self.shape, self.axes)
         batch, neurons, features = (math.prod(self.shape[a] for a in group) for group in order)
         return batch, neurons, features
 
@@ -206,8 +206,8 @@ def collidable_leaves(
     two neurons: integers are not positions, a bias has no features, and one neuron has no partner.
     """
     leaves = jax.tree.leaves(params)
-    chosen = _along_leaves(mask, params, True, "mask")
-    axes = _along_leaves(neuron_axes, params, NeuronAxes(), "neuron_axes")
+    chosen = along_leaves(mask, params, True, "mask")
+    axes = along_leaves(neuron_axes, params, NeuronAxes(), "neuron_axes")
 
     def resolve(path, leaf, selected, leaf_axes) -> Leaf:
         shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
@@ -236,7 +236,7 @@ def _is_axes(entry) -> bool:
     return hasattr(entry, "output_axis") and hasattr(entry, "reduction_axis")
 
 
-def _along_leaves(prefix, params: PyTree, default, name: str) -> list:
+def along_leaves(prefix, params: PyTree, default, name: str) -> list:
     """The entry of a tree prefix for each leaf of `params`; None means the default."""
     if prefix is None or not jax.tree.leaves(params):
         return [default] * len(jax.tree.leaves(params))

@@ -39,7 +39,7 @@ def _soft(is_variant=True, **options) -> Case:
         name,
         kinopt.soft_collision,
         {"coll_coef": 0.1, **options},
-        static=("block_size",),
+        static=("key", "block_size", "cell_size"),
         is_variant=is_variant,
         needs_params=True,
     )
@@ -51,7 +51,7 @@ def _hard(is_variant=True, coll_coef=0.8, rounding=1e-5, **options) -> Case:
         name,
         kinopt.hard_collision,
         {"coll_coef": coll_coef, **options},
-        static=("key", "block_size"),
+        static=("key", "block_size", "cell_size"),
         rounding=rounding,
         is_variant=is_variant,
         needs_params=True,
@@ -81,10 +81,14 @@ CASES = [
     _soft(self_term=False),
     _soft(normalize=True),
     _soft(block_size=3),
+    _soft(cell_size=3, is_variant=False),
+    _soft(cell_size=8, cells="hash", every=2),
     _hard(is_variant=False),
     _hard(coll_coef=0.99, distance="l2"),  # with raw distances 0.8 accepts no pair here
     _hard(combine="metropolis"),
     _hard(is_variant=False, combine="matching"),
+    _hard(combine="matching", cell_size=5, cells="hash"),
+    _hard(cell_size=8, every=2),
     # The Laplacian is singular: the last pivot of its factorisation is jitter and rounding.
     _hard(scatter="gaussian", rounding=1e-3),
     _hard(restitution=0.5, approaching_only=True, block_size=3),

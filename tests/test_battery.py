@@ -312,3 +312,15 @@ def test_odd_leaves_pass(case: Case):
     if not case.needs_value:
         for name in ("scalar", "empty", "one neuron"):
             assert_equal(updates[name], grads[name])
+
+
+def test_lowers_for_accelerators(case: Case):
+    """No operation that a GPU or a TPU lacks; nothing is run."""
+    params, tx = parameters(jnp.bfloat16), case.make()
+
+    def update(params, state):
+        return step(tx, params, state)
+
+    shapes = jax.eval_shape(lambda: (params, tx.init(params)))
+    exported = jax.export.export(jax.jit(update), platforms=("cuda", "tpu"))(*shapes)
+    assert exported.platforms == ("cuda", "tpu")

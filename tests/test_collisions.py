@@ -12,6 +12,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import kinopt
+from kinopt.collisions.blockwise import rows_per_block
 from kinopt.collisions.stats import CollisionState
 from tests.test_layers import LinenNet, NnxNet
 
@@ -376,3 +377,36 @@ def test_temporary_memory_of_a_large_layer():
         state = jax.eval_shape(tx.init, leaf)
         compiled = jax.jit(tx.update).lower(leaf, state, leaf).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < 100e6
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit"), [((256, 16_384), 200e6), ((1024, 50_000), 2e9)], ids=["16384", "50000"]
+)
+@pytest.mark.parametrize(
+    "tx",
+    [
+        kinopt.soft_collision(),
+        kinopt.hard_collision(),
+        kinopt.hard_collision(combine="metropolis", approaching_only=True),
+        kinopt.hard_collision(combine="matching"),
+    ],
+    ids=["soft", "hard", "metropolis", "matching"],
+)
+@pytest.mark.filterwarnings("ignore:.*neurons of:UserWarning")
+def test_bounded_memory_of_a_vocabulary(shape, limit, tx):
+    """A gigabyte or ten for each N x N matrix, if there were any."""
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    state = jax.eval_shape(tx.init, leaf)
+    compiled = jax.jit(tx.update).lower(leaf, state, leaf).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < limit
+
+
+@both
+def test_blocks_chosen_by_size_equal_the_dense_law(collision):
+    dense = 2100
+    w, g = gas(neurons=dense, features=3)
+    assert rows_per_block(dense, None) < dense
+    after, state = collide(collision(0.05), w, g)
+    expected, expected_state = collide(collision(0.05, block_size=dense), w, g)
+    np.testing.assert_allclose(after, expected, atol=2e-5)
+    np.testing.assert_allclose(state.stats, expected_state.stats, rtol=1e-4)

@@ -253,6 +253,19 @@ def test_trajectories_are_those_of_the_run(reference):
     assert (jnp.diff(path.num_steps, axis=1) >= 0).all()
 
 
+def test_more_records_than_a_call_makes(monkeypatch):
+    def path(every):
+        return ensemble.trajectories(
+            BASINS.fn, two_basin_bbi, START, keys(3), num_steps=75, every=every, stop=STOP
+        )
+
+    whole = path(1)
+    monkeypatch.setattr(ensemble, "RECORDS", 20)
+    for every in (1, 4):
+        parts = jax.tree.map(lambda x, every=every: x[:, ::every], whole)
+        jax.tree.map(np.testing.assert_array_equal, path(every), parts)
+
+
 def test_ctrl_c_returns_what_is_finished(monkeypatch):
     """The signal comes while the programs run: they stop after the call they are in."""
     real = _workers.concurrent.futures.wait
@@ -342,7 +355,7 @@ def test_a_large_model_gets_fewer_lanes_than_a_small_one():
     def lanes(size):
         problem = ensemble.Problem(lambda x: jnp.sum(x), optax.adam(1e-3), None, 1, False, None)
         source = _workers.Source(jnp.zeros((4, 2), jnp.uint32), jnp.zeros(size), jnp.array(4))
-        return _workers._default_lanes(_workers._lane(problem, source), device)
+        return _workers._default_lanes(_workers._lane(problem, source), 10**6, device)
 
     assert lanes(2) == _workers.CPU_LANES[1]
     assert lanes(10**6) == _workers.CPU_LANES[0]

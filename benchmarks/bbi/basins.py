@@ -13,15 +13,15 @@ mixed already, far from the basins, it is the ratio of the fluxes through their 
     step 1e-3            the same, with all times in the same units
     ten bounces          Nb = 10
     one bounce           T1 = infinity
-    from (1, -1), (14, 0)
+    from (1, -1), (14, 0)  at the same energy as from (10, -10)
     mixed start          positions drawn from the predicted density 1/V outside of both basins,
                          random directions, E as in the authors' protocol, step 1e-3
 
 Bounce directions are isotropic here; the authors' code draws them from a cube.
 
-Occupancy. Runs go on, with a bounce every 25 steps and Delta V = -1e-2, so that V stays above 1e-2;
-`kinopt.basins.dwell` counts the steps they spend in each basin. The prediction is the volume on the
-true landscape, `kinopt.theory.occupancy_ratio`. Errors are those of independent runs.
+Occupancy. Runs go on, with a bounce every 25 steps of 0.05 and Delta V = -1e-2, so that V stays
+above 1e-2; `kinopt.basins.dwell` counts the steps they spend in each basin. The prediction is the
+volume on the true landscape, `kinopt.theory.occupancy_ratio`. Errors are those of independent runs.
 
 Potential. The same for the time histogram of V in a quadratic bowl, H = 1, V_I = 0.05, E = 1, with
 a bounce every 25 steps of 0.05: its Kolmogorov-Smirnov distance from the predicted density. The
@@ -36,6 +36,7 @@ Takes: smoke 1 min; laptop 10 min; paper 1 h on 2 cores.
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ import numpy as np
 import optax
 
 import kinopt
+import kinopt.plots
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
 from benchmarks.record import Row, latest
@@ -56,7 +58,11 @@ LANDSCAPE = kinopt.landscapes.two_basins()
 AUTHORS = (1265, 734)
 """Runs that ended in each basin, published with the authors' code."""
 
+START = (10.0, -10.0)
 F_MIN = 1e-3
+STAY_RATE = 0.05
+"""dt of runs that go on. Visits to a basin last hundreds of units of time, which sets the error."""
+
 PATIENCE = 7.5
 """T1 in units of time: 750 steps of 1e-2."""
 
@@ -65,7 +71,7 @@ PATIENCE = 7.5
 class Protocol:
     """How runs start and bounce until their first entry. Times in units of time, dt of steps."""
 
-    start: tuple[float, float] | None = (10.0, -10.0)  # None: drawn from the predicted density
+    start: tuple[float, float] | None = START  # None: drawn from the predicted density
     dt: float = 1e-2
     num_bounces: int = 1  # Nb, every 0.2
     patient: bool = False  # no bounce for lack of progress
@@ -84,7 +90,7 @@ PROTOCOLS = {
 
 STEPS = {
     "leapfrog": {"integrator": "leapfrog"},
-    "leapfrog, dt doubled": {"integrator": "leapfrog", "dt": 2.0},
+    "leapfrog, dt halved": {"integrator": "leapfrog", "dt": 0.5},
     "paper's step": {"integrator": "paper"},
     "paper's step, no rescaling": {"integrator": "paper", "conserve_energy": False},
 }
@@ -98,9 +104,9 @@ class Settings:
     num_seeds: int = 100_000  # of the authors' protocol
     few_seeds: int = 20_000  # of the others
     max_time: float = 250.0  # of a run that does not enter; the authors' 25,000 steps
-    stays: int = 2000  # runs that go on
+    stays: int = 4000  # runs that go on
     stay_steps: int = 200_000  # their length
-    burn_in: int = 100_000  # of it not counted
+    burn_in: int = 50_000  # of it not counted
     bowl_runs: int = 1000
     bowl_steps: int = 20_000
     bowl_bins: int = 40
@@ -143,7 +149,7 @@ def basin():
 
 def energy(f_min: float) -> float:
     """E of a run that starts at rest at (10, -10)."""
-    return float(LANDSCAPE(jnp.array([10.0, -10.0]))) - f_min
+    return float(LANDSCAPE(jnp.array(START))) - f_min
 
 
 def predictions() -> dict[str, float]:
@@ -182,7 +188,7 @@ def entering(protocol: Protocol):
         rules.append(kinopt.bounces.patience(round(PATIENCE / dt)))
     hamiltonian = kinopt.hamiltonians.born_infeld()
     mixed = protocol.start is None
-    if mixed:  # every run at the same energy, wherever it starts
+    if protocol.start != START:  # every run at the same energy, wherever it starts
         shell = energy(F_MIN)
         hamiltonian = dataclasses.replace(
             hamiltonian, initial_energy=lambda v, extra: jnp.full_like(v, shell)
@@ -227,12 +233,12 @@ def _descent(step: dict, dt: float, **settings):
 
 def stays(step: dict, settings: Settings) -> kinopt.basins.Occupancy:
     """The shares of time in the two basins."""
-    descent = _descent(step, 1e-2, f_min=-1e-2)
+    descent = _descent(step, STAY_RATE, f_min=-1e-2)
     times = kinopt.basins.dwell(basin(), 2, num_steps=settings.stay_steps, burn_in=settings.burn_in)
     result = kinopt.ensemble.run(
         LANDSCAPE.fn,
         lambda key: optax.chain(times, descent(key)),
-        jnp.array([10.0, -10.0]),
+        jnp.array(START),
         jax.random.split(jax.random.key(settings.seed + 1), settings.stays),
         num_steps=settings.stay_steps,
     )
@@ -328,14 +334,24 @@ def _entry_row(protocol: Protocol, settings: Settings, theory: dict[str, float])
         "num_failed": int(found.num_failed),
         "ratio": float(found.ratio),
         "ratio_interval": found.ratio_interval.tolist(),
-        "z_volume": float(kinopt.basins.z_score(found.counts, [theory["volume"], 1])[0]),
-        "z_flux": float(kinopt.basins.z_score(found.counts, [theory["flux"], 1])[0]),
+        "z_volume": _z(found.counts, theory["volume"]),
+        "z_flux": _z(found.counts, theory["flux"]),
         "steps_per_seed": float(np.mean(result.num_steps)),
         "running_seeds": (seen + 1).tolist(),
         "running_ratio": [
             float(x) if np.isfinite(x) else None for x in np.asarray(found.running_ratio)[seen]
         ],
     }
+
+
+def _finite(row: Row) -> list[float]:
+    """A ratio and the ends of its interval; a JSON row has null for infinity."""
+    numbers = [row["ratio"], *row["ratio_interval"]]
+    return [math.inf if number is None else number for number in numbers]
+
+
+def _z(counts: jax.Array, ratio: float) -> float:
+    return float(kinopt.basins.z_score(counts, jnp.array([ratio, 1.0]))[0])
 
 
 def _of_kind(rows: list[Row], kind: str) -> list[Row]:
@@ -346,11 +362,10 @@ def table(rows: list[Row]) -> str:
     """First entries, occupancy and potentials, each beside what theory says."""
     theory = _of_kind(rows, "theory")[0]
     authors = kinopt.basins.statistics(jnp.repeat(jnp.array([1, 2]), jnp.array(AUTHORS)), 2)
-    z = kinopt.basins.z_score(authors.counts, [theory["volume"], 1])[0]
+    z = _z(authors.counts, theory["volume"])
     lines = [["paper, authors' code", "1999", _ratio(authors), "0", f"{z:.1f}", ""]]
     for row in _of_kind(rows, "first entry"):
-        low, high = row["ratio_interval"]
-        ratio = f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+        ratio = "{:.3f} ({:.3f} to {:.3f})".format(*_finite(row))
         open_ = str(row["num_undecided"] + row["num_failed"])
         scores = [f"{row['z_volume']:.1f}", f"{row['z_flux']:.1f}"]
         lines.append([row["method"], str(row["seeds"]), ratio, open_, *scores])
@@ -442,9 +457,10 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     names = [f"first entry: {row['method']}" for row in entries]
     names += [f"time: {row['method']}" for row in stay]
     for n, row in enumerate(entries):
-        low, high = row["ratio_interval"]
-        error = [[row["ratio"] - low], [high - row["ratio"]]]
-        ratio_axes.errorbar(row["ratio"], n, xerr=error, fmt="o", color="C0")
+        ratio, low, high = _finite(row)
+        if math.isfinite(high):
+            error = [[ratio - low], [high - ratio]]
+            ratio_axes.errorbar(ratio, n, xerr=error, fmt="o", color="C0")
     for n, row in enumerate(stay, start=len(entries)):
         ratio_axes.errorbar(row["ratio"], n, xerr=2 * row["ratio_error"], fmt="s", color="C1")
     ratio_axes.axvline(theory["volume"], color="C2", ls="--")
@@ -454,12 +470,14 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     ratio_axes.set(xlabel="ratio of the basins (95 %)", xscale="log")
     ratio_axes.set_title("Volume (green) predicts time, flux (red) mixed entries")
 
-    for n, row in enumerate(row for row in _of_kind(rows, "potential") if row["n"] == 2):
-        width = np.diff(row["edges"])
+    bowls = [row for row in _of_kind(rows, "potential") if row["n"] == 2]
+    edges = bowls[0]["edges"]
+    width = np.diff(edges)
+    for n, row in enumerate(bowls):
         density = np.array(row["measured"]) / width
-        density_axes.stairs(density, row["edges"], color=f"C{n}", label=row["method"])
-    predicted = np.array(row["predicted"]) / width
-    density_axes.stairs(predicted, row["edges"], color="black", ls="--", label="predicted (Eq. 40)")
+        density_axes.stairs(density, edges, color=f"C{n}", label=row["method"])
+    predicted = np.array(bowls[0]["predicted"]) / width
+    density_axes.stairs(predicted, edges, color="black", ls="--", label="predicted (Eq. 40)")
     density_axes.set(xlabel="potential V", ylabel="share of time", yscale="log")
     density_axes.set_title("Time at each V in a bowl, n = 2")
     density_axes.legend(frameon=False)

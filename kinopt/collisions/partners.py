@@ -15,17 +15,28 @@ What remains in float32 is an error of about 1e-3 of the longest centred row in 
 decide about a pair only at c above 0.999, or between weights of norm 1e2 and more.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
+from kinopt.collisions.devices import WHOLE, Spread
 
-__all__ = ["accepts", "closing_speeds", "random_matching", "squared_distances"]
+__all__ = ["Gas", "accepts", "closing_speeds", "random_matching", "squared_distances"]
 
 GRAM_ROUNDING = 8
 """A squared distance below this many rounding errors of its terms counts as zero: the terms of two
 equal rows differ by about that much, and equal gradients must never collide."""
+
+
+class Gas(NamedTuple):
+    """A layer in scales that are safe to square."""
+
+    w: Neurons  # divided by a power of two
+    g: Neurons  # likewise
+    unit: Scalar  # a distance in the scale of w, times this, is w_r
 
 
 def accepts(
@@ -47,7 +58,7 @@ def accepts(
 
 
 def squared_distances(
-    rows: Float[Array, "rows features"], x: Neurons
+    rows: Float[Array, "rows features"], x: Neurons, spread: Spread = WHOLE
 ) -> Float[Array, "rows neurons"]:
     """|rows_i - x_j|^2 from one matrix product; give it centred rows.
 
@@ -57,6 +68,7 @@ def squared_distances(
     # Distances are small differences of large numbers: no shortened factors, on any device.
     product = jnp.matmul(rows, x.T, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(x * x, axis=1)
+    product, squares = (spread.over_features(part) for part in (product, squares))
     difference = squares - 2 * product
     rounding = GRAM_ROUNDING * jnp.finfo(x.dtype).eps * squares
     return jnp.where(difference <= rounding, 0, difference)  # NaN stays NaN
@@ -67,10 +79,12 @@ def closing_speeds(
     g_rows: Float[Array, "rows features"],
     w: Neurons,
     g: Neurons,
+    spread: Spread = WHOLE,
 ) -> Float[Array, "rows neurons"]:
     """(w_i - w_j).(g_i - g_j): positive where neurons that move along -g approach each other."""
     cross = w_rows @ g.T + g_rows @ w.T
-    return jnp.sum(w_rows * g_rows, axis=1)[:, None] + jnp.sum(w * g, axis=1) - cross
+    own = jnp.sum(w_rows * g_rows, axis=1)[:, None] + jnp.sum(w * g, axis=1)
+    return spread.over_features(own - cross)
 
 
 def random_matching(key: Array, neurons: int) -> tuple[Int[Array, " pairs"], Int[Array, " pairs"]]:

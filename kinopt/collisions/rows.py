@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kinopt._typing import Neurons, Scalar
+from kinopt.collisions.devices import WHOLE, Spread
 
 __all__ = [
     "Directions",
@@ -22,6 +23,7 @@ __all__ = [
     "centred",
     "directions",
     "energy_ratio",
+    "quotient",
     "row_lengths",
     "unit_rows",
 ]
@@ -38,12 +40,12 @@ class Directions(NamedTuple):
     inverse_norm: Float[Array, " neurons"]  # 1 / |scaled_i|, in [1 / sqrt(D), 1]; or 0
 
 
-def directions(x: Neurons) -> Directions:
+def directions(x: Neurons, spread: Spread = WHOLE) -> Directions:
     """Where the rows of x point."""
     columns = x.T
-    largest = jnp.max(jnp.abs(columns), axis=0)
+    largest = spread.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax)
     columns = columns * (1 / _invertible(largest))
-    norm = jnp.sqrt(jnp.sum(columns * columns, axis=0))
+    norm = jnp.sqrt(spread.over_features(jnp.sum(columns * columns, axis=0)))
     scaled = columns.T
     return Directions(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)))
 
@@ -59,7 +61,7 @@ def unit_rows(x: Neurons) -> Neurons:
     return scaled * inverse_norm[:, None]
 
 
-def binary_scale(x: Float[Array, "*shape"]) -> Scalar:
+def binary_scale(x: Float[Array, "*shape"], spread: Spread = WHOLE) -> Scalar:
     """The power of two nearest to the largest |entry|, within the normal numbers.
 
     Dividing by it, and multiplying later, changes no digit.
@@ -68,7 +70,8 @@ def binary_scale(x: Float[Array, "*shape"]) -> Scalar:
     Array(4., dtype=float32)
     """
     nexp = jnp.finfo(x.dtype).nexp
-    return jax.lax.reduce_precision(_invertible(jnp.max(jnp.abs(x))), nexp, mantissa_bits=0)
+    largest = spread.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax)
+    return jax.lax.reduce_precision(_invertible(largest), nexp, mantissa_bits=0)
 
 
 def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -77,18 +80,19 @@ def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.clip(largest, info.smallest_normal, 2.0 ** (info.maxexp - 2))
 
 
-def row_lengths(x: Neurons) -> Float[Array, " neurons"]:
+def row_lengths(x: Neurons, spread: Spread = WHOLE) -> Float[Array, " neurons"]:
     """|x_i| for entries that are safe to square."""
-    return jnp.sqrt(jnp.sum(jnp.square(x.T), axis=0))
+    return jnp.sqrt(spread.over_features(jnp.sum(jnp.square(x.T), axis=0)))
 
 
-def centred(x: Neurons) -> Neurons:
+def centred(x: Neurons, spread: Spread = WHOLE) -> Neurons:
     """The rows minus their mean row: same differences, smaller numbers."""
     columns = x.T
-    return (columns - jnp.mean(columns, axis=1, keepdims=True)).T
+    mean = spread.over_neurons(jnp.mean(columns, axis=1, keepdims=True), jax.lax.pmean)
+    return (columns - mean).T
 
 
-def energy_ratio(after: Neurons, before: Neurons) -> Scalar:
+def energy_ratio(after: Neurons, before: Neurons, spread: Spread = WHOLE) -> Scalar:
     """|G'|^2 / |G|^2, the change of kinetic energy; 1 when G is zero.
 
     A NaN or an infinity anywhere in G' shows up in it.
@@ -96,6 +100,11 @@ def energy_ratio(after: Neurons, before: Neurons) -> Scalar:
     >>> energy_ratio(jnp.full((2, 2), 2e30), jnp.full((2, 2), 1e30))
     Array(4., dtype=float32)
     """
-    inverse_scale = 1 / binary_scale(before.T)
-    old, new = (jnp.sum(jnp.square(x.T * inverse_scale)) for x in (before, after))
+    inverse_scale = 1 / binary_scale(before.T, spread)
+    old, new = (spread.over_all(jnp.sum(jnp.square(x.T * inverse_scale))) for x in (before, after))
     return jnp.where(old == 0, 1 + new, new / jnp.where(old == 0, 1, old))
+
+
+def quotient(numerator: Array, denominator: Array) -> Array:
+    """Their ratio, and 0 for neurons of length zero; NaN stays NaN."""
+    return jnp.where(denominator == 0, 0, numerator / jnp.where(denominator == 0, 1, denominator))

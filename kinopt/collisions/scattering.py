@@ -15,8 +15,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
+from kinopt.collisions.devices import WHOLE, Spread, varying_like
 
-__all__ = ["gaussian_noise", "laplacian_drift", "pair_directions", "scatter_pairs"]
+__all__ = [
+    "gaussian_noise",
+    "laplacian_drift",
+    "pair_directions",
+    "scatter_pairs",
+    "scattered",
+]
 
 PAIRS_PER_CHUNK = 64
 """Accepted pairs treated at once in a large layer; 16 in the head of a classifier. A draw of random
@@ -24,7 +31,11 @@ bits has a fixed cost on a CPU, and the directions of a chunk that is not full a
 
 
 def pair_directions(
-    key: Array, i: Int[Array, " pairs"], j: Int[Array, " pairs"], g: Neurons
+    key: Array,
+    i: Int[Array, " pairs"],
+    j: Int[Array, " pairs"],
+    g: Neurons,
+    spread: Spread = WHOLE,
 ) -> Float[Array, "pairs features"]:
     """n_ij for pairs i < j of a layer like g: uniform on the unit sphere, from (key, i, j) alone.
 
@@ -32,7 +43,7 @@ def pair_directions(
     >>> float(jnp.linalg.norm(n).round(6))
     1.0
     """
-    neurons, features = g.shape
+    neurons, features = spread.sizes(g)
 
     def draw(i, j):
         if neurons <= 2**16:  # i N + j is a number of its own for each pair
@@ -42,28 +53,46 @@ def pair_directions(
         return jax.random.normal(pair_key, (features,), g.dtype)
 
     gaussian = jax.vmap(draw)(i.astype(jnp.uint32), j.astype(jnp.uint32))
-    return gaussian / jnp.linalg.norm(gaussian, axis=1, keepdims=True)
+    unit = gaussian / jnp.linalg.norm(gaussian, axis=1, keepdims=True)
+    return unit if spread.columns is None else unit[:, spread.columns]
+
+
+def scattered(
+    g_i: Float[Array, "pairs features"],
+    g_j: Float[Array, "pairs features"],
+    n_ij: Float[Array, "pairs features"],
+    restitution: Scalar | float,
+    spread: Spread = WHOLE,
+) -> Float[Array, "pairs features"]:
+    """(dg)_ij, what a collision does to neuron i; neuron j gets the opposite (Eq. 6)."""
+    g_ij = g_j - g_i
+    g_r = jnp.sqrt(spread.over_features(jnp.sum(g_ij * g_ij, axis=1, keepdims=True)))
+    return (g_ij + restitution * g_r * n_ij) / 2
 
 
 def scatter_pairs(
     change: Neurons,
     g: Neurons,
-    key: Array,
+    neurons: Int[Array, " neurons"],
+    draw: Callable[[Array, Array], Array],
     accepted: Bool[Array, " candidates"],
     pair: Callable[[Array], tuple[Array, Array]],
     weight: Callable[[Array, Array], Array],
     restitution: Scalar | float,
+    spread: Spread = WHOLE,
 ) -> Neurons:
     """Adds to `change` what the accepted candidates do, a chunk of pairs at a time.
 
     Args:
         change: the sum of Eq. 8 so far.
         g: velocities before any collision.
-        key: a typed key.
+        neurons: which neuron of the layer each row of `g` is.
+        draw: numbers of neurons i < j -> n_ij.
         accepted: which candidates collide.
-        pair: index of a candidate -> (i, j) with i < j.
-        weight: (i, j) -> a_ij.
+        pair: index of a candidate -> its two rows.
+        weight: two rows -> a_ij.
         restitution: e.
+        spread: which features are on this device.
 
     Work and randomness go with the number of accepted pairs, whatever it is: there is no cap that
     could drop some. The result does not depend on the size of a chunk, but for rounding.
@@ -80,15 +109,16 @@ def scatter_pairs(
     def collide(carry):
         done, change = carry
         n = done + 1 + jnp.arange(chunk, dtype=jnp.int32)
-        i, j = pair(jnp.minimum(jnp.searchsorted(ranks, n), candidates - 1))
-        g_ij = g[j] - g[i]
-        g_r = jnp.linalg.norm(g_ij, axis=1, keepdims=True)
-        n_ij = pair_directions(key, i, j, g)
-        dg = (g_ij + restitution * g_r * n_ij) * (weight(i, j) / 2)[:, None]
+        a, b = pair(jnp.minimum(jnp.searchsorted(ranks, n), candidates - 1))
+        swapped = neurons[a] > neurons[b]
+        i, j = jnp.where(swapped, b, a), jnp.where(swapped, a, b)
+        n_ij = draw(neurons[i], neurons[j])
+        dg = weight(i, j)[:, None] * scattered(g[i], g[j], n_ij, restitution, spread)
         dg = jnp.where((n <= total)[:, None], dg, 0)
         return done + chunk, change.at[i].add(dg).at[j].add(-dg)
 
-    return jax.lax.while_loop(more, collide, (jnp.zeros((), jnp.int32), change))[1]
+    start = varying_like((jnp.zeros((), jnp.int32), change), g, total)
+    return jax.lax.while_loop(more, collide, start)[1]
 
 
 def laplacian_drift(
@@ -105,21 +135,23 @@ def laplacian_drift(
     return (a @ g - jnp.sum(a, axis=1)[:, None] * g_rows) / 2
 
 
-def gaussian_noise(key: Array, weights: Float[Array, "neurons neurons"], features: int) -> Neurons:
+def gaussian_noise(
+    key: Array, weights: Float[Array, "neurons neurons"], g: Neurons, spread: Spread = WHOLE
+) -> Neurons:
     """Columns of N(0, L), L the Laplacian of a graph with these weights, through L = C C^T.
 
     L is singular: a connected set of neurons keeps its momentum. A small multiple of the identity
     makes Cholesky's factorisation safe, and what it leaks is projected out: neurons without a
     partner get exactly nothing, and the others' noise sums to zero.
     """
-    neurons = len(weights)
     degrees = jnp.sum(weights, axis=1)
     largest = jnp.max(degrees)
     # Rounding in the factorisation is a few eps per eliminated neuron, of the largest diagonal.
-    jitter = neurons * jnp.finfo(weights.dtype).eps * jnp.where(largest > 0, largest, 1)
+    jitter = len(weights) * jnp.finfo(weights.dtype).eps * jnp.where(largest > 0, largest, 1)
     laplacian = jnp.diag(degrees + jitter) - weights
     factor = jnp.linalg.cholesky(laplacian, symmetrize_input=False)
-    noise = factor @ jax.random.normal(key, (neurons, features), weights.dtype)
+    gaussian = jax.random.normal(key, spread.sizes(g), weights.dtype)
+    noise = factor @ (gaussian if spread.columns is None else gaussian[:, spread.columns])
     has_partner = (degrees > 0)[:, None]
     noise = jnp.where(has_partner, noise, 0)
     leak = jnp.sum(noise, axis=0) / jnp.maximum(jnp.sum(has_partner), 1)

@@ -13,10 +13,13 @@ lambda_max from above and costs nothing.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks
+from kinopt.collisions.devices import WHOLE, Spread
 from kinopt.collisions.rows import Directions, directions, energy_ratio
 
 __all__ = ["SoftStats", "soft_law"]
@@ -31,6 +34,15 @@ class SoftStats(NamedTuple):
     max_abs_cosine: Scalar
 
 
+class _Met(NamedTuple):
+    """What a neuron's partners do to it, and what it saw of them."""
+
+    repulsion: Neurons  # the rows of M G
+    row_norms: Float[Array, " neurons"]  # sum over j of |M_ij|
+    cosine_sums: Float[Array, " neurons"]  # of |cos(w_i, w_j)| over the others
+    cosine_maxima: Float[Array, " neurons"]
+
+
 def soft_law(
     w: Neurons,
     g: Neurons,
@@ -39,6 +51,7 @@ def soft_law(
     self_term: bool = True,
     normalize: bool = False,
     block_size: int | None = None,
+    spread: Spread = WHOLE,
 ) -> tuple[Neurons, SoftStats]:
     """G' = (I - c M) G, and what was seen on the way (Algorithm 2).
 
@@ -49,7 +62,8 @@ def soft_law(
         self_term: keep M_ii, as Algorithm 2 does. It multiplies each gradient by 1 - c, which is a
             smaller learning rate under SGD and nothing under Adam.
         normalize: use M / |M|_inf, so that any c in [0, 1] gives a descent direction.
-        block_size: rows of M in memory at once; None: all, up to 4,096 neurons.
+        block_size: rows of M in memory at once; None: all, up to 2,048 neurons.
+        spread: which part of the layer is on this device.
 
     >>> w = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # two copies and another neuron
     >>> g = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -58,38 +72,44 @@ def soft_law(
            [0.9, 0. ],
            [0. , 1. ]], dtype=float32)
     """
-    neurons = len(w)
-    columns = jnp.arange(neurons)
-    towards_w, towards_g = directions(w), directions(g)
+    towards_w, towards_g = directions(w, spread), directions(g, spread)
+    here = spread.neurons_here(w)
+    block_rows = rows_per_block(len(w), block_size, spread.num_feature_parts)
 
-    def cosines(rows, inverse_norms, x: Directions):
-        return (rows @ x.scaled.T) * (inverse_norms[:, None] * x.inverse_norm)
+    def meet(visitor):
+        """What the visiting neurons do to those of this device."""
+        to_w, to_g, g, visitors = visitor
 
-    def block(carry, rows, w_rows, w_inverse_norms, g_rows, g_inverse_norms):
-        cos_w = cosines(w_rows, w_inverse_norms, towards_w)
-        m = cos_w * cosines(g_rows, g_inverse_norms, towards_g)
-        if not self_term:
-            m = jnp.where(columns == rows[:, None], 0, m)
-        # Each pair is counted once, and never a neuron with itself.
-        pair_cosines = jnp.where(columns > rows[:, None], jnp.abs(cos_w), 0)
-        sums = jnp.sum(jnp.abs(m), axis=1), jnp.sum(pair_cosines, axis=1)
-        return carry, ((g.T @ m.T).T, *sums, jnp.max(pair_cosines, axis=1))
+        def cosines(rows, inverse_norms, x: Directions):
+            product = spread.over_features(rows @ x.scaled.T)
+            return product * (inverse_norms[:, None] * x.inverse_norm)
 
-    _, (repulsion, row_norms, cosine_sums, cosine_maxima) = scan_row_blocks(
-        block,
-        None,
-        (*towards_w, *towards_g),
-        rows_per_block(neurons, block_size),
-    )
-    norm = jnp.max(row_norms)
+        def block(carry, rows, fresh, w_rows, w_inverse_norms, g_rows, g_inverse_norms, neurons):
+            cos_w = cosines(w_rows, w_inverse_norms, to_w)
+            m = cos_w * cosines(g_rows, g_inverse_norms, to_g)
+            is_self = visitors == neurons[:, None]
+            if not self_term:
+                m = jnp.where(is_self, 0, m)
+            pair_cosines = jnp.where(is_self, 0, jnp.abs(cos_w))
+            sums = jnp.sum(jnp.abs(m), axis=1), jnp.sum(pair_cosines, axis=1)
+            return carry, _Met((g.T @ m.T).T, *sums, jnp.max(pair_cosines, axis=1))
+
+        return scan_row_blocks(block, None, (*towards_w, *towards_g, here), block_rows)[1]
+
+    def join(a: _Met, b: _Met) -> _Met:
+        sums = jax.tree.map(jnp.add, a, b)
+        return sums._replace(cosine_maxima=jnp.maximum(a.cosine_maxima, b.cosine_maxima))
+
+    met = spread.tour(meet, join, (towards_w, towards_g, g, here))
+    norm = spread.over_neurons(jnp.max(met.row_norms), jax.lax.pmax)
     c = jnp.asarray(coll_coef, w.dtype)
     if normalize:
         c = c / jnp.where(norm > 0, norm, 1)
-    after = jnp.where(c == 0, g, g - c * repulsion)  # g - 0 would turn -0 into 0
-    pairs = max(neurons * (neurons - 1) // 2, 1)
+    after = jnp.where(c == 0, g, g - c * met.repulsion)  # g - 0 would turn -0 into 0
+    neurons, _ = spread.sizes(w)
     return after, SoftStats(
-        energy_ratio(after, g),
+        energy_ratio(after, g, spread),
         c * norm,
-        jnp.sum(cosine_sums) / pairs,
-        jnp.max(cosine_maxima),
+        spread.over_neurons(jnp.sum(met.cosine_sums)) / max(neurons * (neurons - 1.0), 1.0),
+        spread.over_neurons(jnp.max(met.cosine_maxima), jax.lax.pmax),
     )

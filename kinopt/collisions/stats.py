@@ -10,7 +10,7 @@ from kinopt.collisions.hard import HardStats
 from kinopt.collisions.soft import SoftStats
 from kinopt.layers import leaf_paths
 
-__all__ = ["CollisionState", "CollisionStats", "collision_stats"]
+__all__ = ["CollisionState", "CollisionStats", "HardState", "SoftState", "collision_stats"]
 
 
 class CollisionState(NamedTuple):
@@ -21,8 +21,20 @@ class CollisionState(NamedTuple):
     """
 
     count: Int[Array, ""]  # updates so far  # pyright: ignore[reportIncompatibleMethodOverride]
-    key: UInt32[Array, " words"] | None  # raw data of the base key; None for a soft collision
+    key: UInt32[Array, " words"] | None  # raw data of the base key; None where nothing is drawn
     stats: PyTree  # of Float[Array, "fields"] or Float[Array, ""]
+
+
+class SoftState(CollisionState):
+    """State of a soft collision; its type says what the statistics are."""
+
+    law_stats = SoftStats
+
+
+class HardState(CollisionState):
+    """State of a hard collision."""
+
+    law_stats = HardStats
 
 
 class CollisionStats(NamedTuple):
@@ -58,7 +70,7 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
     states = [
         node
         for node in jax.tree.leaves(opt_state, is_leaf=_is_collision_state)
-        if _is_collision_state(node)
+        if isinstance(node, SoftState | HardState)
     ]
     if not states:
         raise ValueError(
@@ -67,12 +79,11 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
         )
     found: dict[str, CollisionStats] = {}
     for state in states:
-        law_stats = SoftStats if state.key is None else HardStats
         (count,) = jax.tree.leaves(state.count)
         for path, vector in zip(leaf_paths(state.stats), jax.tree.leaves(state.stats), strict=True):
             if vector.ndim == count.ndim:  # axes that count has too belong to a vmap
                 continue
-            fields = (*law_stats._fields, "num_skipped")
+            fields = (*state.law_stats._fields, "num_skipped")
             values = {field: vector[..., n] for n, field in enumerate(fields)}
             name, number = path, 1
             while name in found:
@@ -83,4 +94,4 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
 
 
 def _is_collision_state(node: Any) -> bool:
-    return isinstance(node, CollisionState)
+    return isinstance(node, SoftState | HardState)

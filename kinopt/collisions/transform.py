@@ -1,41 +1,28 @@
-"""A collision law over the chosen leaves of a tree, as an Optax transformation.
+"""Collisions as Optax transformations: the two laws, with all their settings.
 
 Collisions come first in a chain, on the raw gradient (KO paper, Fig. 1):
 
     optax.chain(kinopt.soft_collision(0.05, mask=kinopt.layer_mask("head")), optax.adamw(1e-3))
-
-A leaf is seen as `[batch, neurons, features]`, each slice collides on its own, and everything else
-passes through untouched. A slice in which a NaN or an infinity turns up keeps its gradient, so that
-the accident does not spread from neuron to neuron; `num_skipped` counts such slices.
 """
 
-import functools
-import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kinopt._checks import check_block_size, check_choice, check_number
-from kinopt._keys import key_data, typed_key
+from kinopt._checks import check_choice, check_count, check_number
 from kinopt._typing import Key, Neurons, PyTree, Scalar, Schedule
-from kinopt.collisions.hard import Combine, Distance, HardStats, Scatter, hard_law
+from kinopt.collisions.all_pairs import Scatter
+from kinopt.collisions.cells import Cells, in_cells
+from kinopt.collisions.devices import Spread
+from kinopt.collisions.hard import Combine, Distance, HardStats, hard_law
+from kinopt.collisions.per_leaf import Law, Leaves, collide_leaves
 from kinopt.collisions.soft import SoftStats, soft_law
-from kinopt.collisions.stats import CollisionState
-from kinopt.layers import Leaf, collidable_leaves, from_neurons, to_neurons
-from kinopt.trees import accumulator_dtype
+from kinopt.collisions.stats import HardState, SoftState
 
 __all__ = ["hard_collision", "soft_collision"]
-
-ODD = 2654435769
-"""2^32 over the golden ratio: multiples of it, modulo 2^32, come back only after 2^32 steps."""
-
-LARGE_LAYER = 8192
-"""From here on a step costs enough to say so: N^2 D work at every update."""
 
 
 def soft_collision(
@@ -46,6 +33,11 @@ def soft_collision(
     self_term: bool = True,
     normalize: bool = False,
     block_size: int | None = None,
+    cell_size: int | None = None,
+    cells: Cells = "random",
+    key: Key = 0,
+    every: int | Array = 1,
+    sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Repels neurons that are alike and move alike, before the base optimizer.
 
@@ -70,7 +62,20 @@ def soft_collision(
         normalize: divide $M$ by its infinity norm (of each batch slice), so that every $c \in
             [0, 1]$ descends.
         block_size: rows of $M$ in memory at once; the result does not depend on it. None: all of
-            them up to 4,096 neurons, 512 above.
+            them up to 2,048 neurons, fewer above.
+        cell_size: neurons collide in cells of at most so many, drawn anew at every step, and $M$
+            has a block for each cell: work N `cell_size` D. None: all with all.
+        cells: `"random"`: in the mean over steps the force between neurons is (`cell_size` - 1) /
+            (N - 1) of the exact one, in its direction, so begin with $c$ `cell_size` about 1.
+            `"hash"`: by a locality-sensitive hash of the weights, so that neurons that are alike
+            meet: more of the force, but another direction, however many steps are averaged.
+        key: an int, a typed key or raw key data; used for cells only, and only then in the state.
+        every: collide at every so many updates, beginning with the first; gradients pass through
+            the others, which cost nothing. Under `vmap` they cost as much.
+        sharding: how leaves lie on a mesh, where types do not say it: a PartitionSpec or
+            NamedSharding for each leaf, a prefix of such a tree, or a function that makes one.
+            Needed under Auto axes, to keep whole leaves from being gathered on every device, and
+            inside `jax.shard_map`, for leaves of which a device has a part; Explicit axes say it.
 
     Returns:
         A transformation that needs `params`. It keeps shapes, types and structure, accumulates in
@@ -79,7 +84,7 @@ def soft_collision(
     Raises:
         ValueError: a coefficient out of range; no parameters; a mask or axes that do not fit.
 
-    >>> import kinopt
+    >>> import kinopt, jax.numpy as jnp
     >>> params = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.1]])}}  # two like neurons
     >>> grads = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.0]])}}
     >>> tx = kinopt.soft_collision(0.1)
@@ -91,12 +96,31 @@ def soft_collision(
     0.1995
     """
     check_number("coll_coef", coll_coef, 0, 1 if normalize else None)
-    check_block_size(block_size)
+    _check_scheme(block_size, cell_size, cells, every)
 
-    def law(w: Neurons, g: Neurons, key: Array | None, c: Scalar) -> tuple[Neurons, SoftStats]:
-        return soft_law(w, g, c, self_term=self_term, normalize=normalize, block_size=block_size)
+    def law(
+        w: Neurons, g: Neurons, key: Array | None, c: Scalar, spread: Spread
+    ) -> tuple[Neurons, SoftStats]:
+        def in_cell(w, g, key, spread):
+            return soft_law(
+                w,
+                g,
+                c,
+                self_term=self_term,
+                normalize=normalize,
+                block_size=block_size,
+                spread=spread,
+            )
 
-    return _collision(law, SoftStats, coll_coef, None, mask, neuron_axes, all_pairs=True)
+        return in_cells(in_cell, w, g, key, cell_size, cells, spread)
+
+    return collide_leaves(
+        Law(law, SoftState, all_pairs=cell_size is None),
+        coll_coef,
+        None if cell_size is None else key,
+        every,
+        Leaves(mask, neuron_axes, sharding),
+    )
 
 
 def hard_collision(
@@ -111,6 +135,10 @@ def hard_collision(
     restitution: float | Scalar = 1.0,
     scatter: Scatter = "pairs",
     block_size: int | None = None,
+    cell_size: int | None = None,
+    cells: Cells = "random",
+    every: int | Array = 1,
+    sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lets near and fast neurons scatter like hard spheres, before the base optimizer.
 
@@ -143,7 +171,11 @@ def hard_collision(
             above about 1.5 % of pairs; momentum is conserved over all accepted neurons together.
             Not for `"matching"`.
         block_size: rows of N x N quantities in memory at once; the result does not depend on it.
-            None: all of them up to 4,096 neurons, 512 above. Not for `scatter="gaussian"`.
+            None: all of them up to 2,048 neurons, fewer above. Not for `scatter="gaussian"`.
+        cell_size: as in `soft_collision`; max g_r, degrees and matchings are those of a cell.
+        cells: as in `soft_collision`.
+        every: as in `soft_collision`.
+        sharding: as in `soft_collision`.
 
     Returns:
         A transformation that needs `params`. It keeps shapes, types and structure, accumulates in
@@ -155,7 +187,7 @@ def hard_collision(
 
     Under `optax.inject_hyperparams`, `key`, `block_size`, `mask` and `neuron_axes` are static.
 
-    >>> import kinopt
+    >>> import kinopt, jax.numpy as jnp
     >>> params = {"head": {"kernel": jnp.array([[0.0, 0.1], [0.0, 0.0]])}}
     >>> grads = {"head": {"kernel": jnp.array([[1.0, -1.0], [2.0, 2.0]])}}
     >>> tx = kinopt.hard_collision(0.5, key=0)
@@ -171,7 +203,7 @@ def hard_collision(
     check_choice("distance", distance, Distance)
     check_choice("combine", combine, Combine)
     check_choice("scatter", scatter, Scatter)
-    check_block_size(block_size)
+    _check_scheme(block_size, cell_size, cells, every)
     if scatter == "gaussian" and (combine == "matching" or block_size is not None):
         raise ValueError(
             "scatter='gaussian' factors the N x N Laplacian of all accepted pairs: a matching has "
@@ -179,170 +211,38 @@ def hard_collision(
             "combine='matching' or with block_size."
         )
 
-    def law(w: Neurons, g: Neurons, key: Array | None, c: Scalar) -> tuple[Neurons, HardStats]:
-        assert key is not None
-        return hard_law(
-            w,
-            g,
-            key,
-            c,
-            distance=distance,
-            approaching_only=approaching_only,
-            combine=combine,
-            restitution=restitution,
-            scatter=scatter,
-            block_size=block_size,
-        )
-
-    all_pairs = combine != "matching"
-    return _collision(law, HardStats, coll_coef, key, mask, neuron_axes, all_pairs=all_pairs)
-
-
-def _collision(
-    law: Callable[[Neurons, Neurons, Array | None, Scalar], tuple[Neurons, tuple]],
-    law_stats: type[SoftStats] | type[HardStats],
-    coll_coef: float | Scalar | Schedule,
-    key: Key | None,
-    mask: PyTree | Callable[[PyTree], PyTree] | None,
-    neuron_axes: PyTree | Callable[[PyTree], PyTree] | None,
-    all_pairs: bool,
-) -> optax.GradientTransformationExtraArgs:
-    """The transformation that applies a law to every leaf that collides."""
-
-    def init(params: PyTree) -> CollisionState:
-        leaves = collidable_leaves(params, mask, neuron_axes)
-        _warn(leaves, mask, all_pairs)
-        stats = [
-            jnp.zeros((), jnp.int32)
-            if leaf.axes is None
-            else jnp.zeros(len(law_stats._fields) + 1, jnp.float32)
-            for leaf in leaves
-        ]
-        return CollisionState(
-            count=jnp.zeros((), jnp.int32),
-            key=None if key is None else key_data(key),
-            stats=jax.tree.unflatten(jax.tree.structure(params), stats),
-        )
-
-    # Compiled here, so that an update outside of jit does not compile its loops anew at each call.
-    @functools.partial(jax.jit, static_argnums=0)
-    def collide(leaf: Leaf, w: Array, g: Array, stats: Array, key: Array | None, c: Scalar):
-        assert leaf.axes is not None
-        dtype = accumulator_dtype(w, g)
-        ws, gs = (to_neurons(x.astype(dtype), leaf.axes) for x in (w, g))
-
-        def one(w: Neurons, g: Neurons, key: Array | None) -> tuple[Neurons, Array, Array]:
-            after, stats = law(w, g, key, c)
-            seen = jnp.stack(stats)
-            finite = jnp.all(jnp.isfinite(seen))  # energy_ratio has seen every entry of `after`
-            return jnp.where(finite, after, g), jnp.where(finite, seen, 0), ~finite
-
-        if len(ws) == 1:  # a vmap over one slice would still turn branches into selects
-            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], key))
-        else:
-            keys = None if key is None else jax.random.split(key, len(ws))
-            after, seen, skipped = jax.vmap(one)(ws, gs, keys)
-        overall = jnp.where(_is_maximum(law_stats), jnp.max(seen, axis=0), jnp.mean(seen, axis=0))
-        num_skipped = stats[-1] + jnp.sum(skipped)
-        return (
-            from_neurons(after, leaf.shape, leaf.axes).astype(g.dtype),
-            jnp.append(overall.astype(jnp.float32), num_skipped),
-        )
-
-    def update(
-        updates: PyTree, state: CollisionState, params: PyTree = None, **extra_args: Any
-    ) -> tuple[PyTree, CollisionState]:
-        del extra_args
-        gradients, structure = jax.tree.flatten(updates)
-        weights = _weights(params, structure)
-        c = coll_coef(state.count) if callable(coll_coef) else coll_coef
-        base = None
-        if key is not None and state.key is not None:
-            base = typed_key(state.key, like=key)
-
-        stats = jax.tree.leaves(state.stats)
-        for n, leaf in enumerate(collidable_leaves(params, mask, neuron_axes)):
-            if leaf.axes is None:
-                continue
-            leaf_key = None if base is None else _leaf_key(base, state.count, leaf.path)
-            gradients[n], stats[n] = _with_auto_axes(
-                functools.partial(collide, leaf), weights[n], gradients[n], stats[n], leaf_key, c
+    def law(
+        w: Neurons, g: Neurons, key: Array | None, c: Scalar, spread: Spread
+    ) -> tuple[Neurons, HardStats]:
+        def in_cell(w, g, key, spread):
+            return hard_law(
+                w,
+                g,
+                key,
+                c,
+                distance=distance,
+                approaching_only=approaching_only,
+                combine=combine,
+                restitution=restitution,
+                scatter=scatter,
+                block_size=block_size,
+                spread=spread,
             )
-        new_state = CollisionState(
-            count=jnp.asarray(optax.safe_increment(state.count)),
-            key=state.key,
-            stats=jax.tree.unflatten(jax.tree.structure(state.stats), stats),
-        )
-        return jax.tree.unflatten(structure, gradients), new_state
 
-    # Optax's types do not know states that are NamedTuples.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
+        return in_cells(in_cell, w, g, key, cell_size, cells, spread, combine == "matching")
 
-
-def _leaf_key(base: Array, count: Array, path: str) -> Array:
-    """A key for this step and this leaf, by name: what else is in the tree changes nothing.
-
-    One `fold_in` for both, since each costs as much as the soft law of a small head. Two leaves
-    would share a key only at steps a fixed distance in 2^32 apart, as far as chance has it.
-    """
-    name = jnp.uint32(zlib.crc32(path.encode()))
-    return jax.random.fold_in(base, count.astype(jnp.uint32) * jnp.uint32(ODD) + name)
+    return collide_leaves(
+        Law(law, HardState, all_pairs=cell_size is None and combine != "matching"),
+        coll_coef,
+        key,
+        every,
+        Leaves(mask, neuron_axes, sharding),
+    )
 
 
-def _is_maximum(law_stats: type[SoftStats] | type[HardStats]) -> Array:
-    """Which statistics of a leaf are the largest of its slices; the others are their mean."""
-    return jnp.array([name in ("gain", "max_abs_cosine") for name in law_stats._fields])
-
-
-def _weights(params: PyTree, structure: Any) -> list[Array]:
-    if params is None:
-        raise ValueError(
-            "a collision needs the weights: call update(grads, state, params), not "
-            "update(grads, state). Neurons collide where they are, not only as they move."
-        )
-    if jax.tree.structure(params) != structure:
-        raise ValueError(
-            "gradients and parameters have different structures, so it is not known which weights "
-            f"belong to which gradients:\n{structure}\n{jax.tree.structure(params)}\n"
-            "Pass the parameters that the gradients were taken of."
-        )
-    return jax.tree.leaves(params)
-
-
-def _with_auto_axes(collide: Callable, w: Array, g: Array, *rest: Any) -> tuple[Array, Array]:
-    """Runs `collide` with the compiler choosing layouts where the mesh's axes are Explicit.
-
-    Under Explicit axes each product of two sharded matrices would have to name its layout. The
-    result gets the gradient's layout.
-    """
-    g_sharding, w_sharding = jax.typeof(g).sharding, jax.typeof(w).sharding
-    for sharding in (g_sharding, w_sharding):
-        if jax.sharding.AxisType.Explicit in sharding.mesh.axis_types:
-            replicated = jax.NamedSharding(sharding.mesh, jax.P())
-            layout = g_sharding if sharding is g_sharding else replicated
-            collide = jax.sharding.auto_axes(collide, out_sharding=(layout, replicated))
-            break
-    return collide(w, g, *rest)
-
-
-def _warn(leaves: list[Leaf], mask: Any, all_pairs: bool) -> None:
-    for leaf in leaves:
-        if leaf.axes is None or not all_pairs:
-            continue
-        batch, neurons, features = leaf.sizes
-        if neurons > LARGE_LAYER:
-            operations = 6 * batch * neurons**2 * features
-            warnings.warn(
-                f"{leaf.path!r} has {neurons:,} neurons of {features:,} features: each update "
-                f"takes about {operations:.1e} floating-point operations, and time grows with the "
-                "square of the number of neurons. Leave it out with mask=, or use "
-                "hard_collision(combine='matching'), whose cost grows linearly.",
-                stacklevel=3,
-            )
-    if mask is not None and leaves and all(leaf.axes is None for leaf in leaves):
-        warnings.warn(
-            "the mask selects no leaf that can collide, so this collision does nothing: a leaf "
-            "needs a floating type, two axes or more, and two neurons or more. The leaves are "
-            + ", ".join(f"{leaf.path} {leaf.shape}" for leaf in leaves),
-            stacklevel=3,
-        )
+def _check_scheme(block_size: Any, cell_size: Any, cells: Any, every: Any) -> None:
+    check_count("block_size", block_size)
+    check_count("cell_size", cell_size, least=2)
+    check_choice("cells", cells, Cells)
+    if not isinstance(every, jax.Array):  # a hyperparameter that optax.inject_hyperparams made
+        check_number("every", every, 1, None)

@@ -1,0 +1,60 @@
+"""Hard collisions of disjoint pairs: one random perfect matching as candidates, as in DSMC.
+
+Every neuron meets one other at most, so momentum and energy are conserved exactly, and the work is
+O(N D). Directions are drawn for all candidates at once, also for those that Eq. 7 then refuses:
+one wide draw is cheaper than picking the accepted ones first.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kinopt._typing import Neurons, Scalar
+from kinopt.collisions.devices import Spread
+from kinopt.collisions.partners import Gas, accepts, random_matching
+from kinopt.collisions.rows import quotient, row_lengths
+from kinopt.collisions.scattering import pair_directions, scattered
+
+__all__ = ["collide_matching"]
+
+
+def collide_matching(
+    gas: Gas,
+    key: Array,
+    coll_coef: Scalar,
+    approaching_only: bool,
+    restitution: Scalar | float,
+    spread: Spread,
+) -> tuple[Neurons, Scalar, Scalar, Scalar]:
+    """The change of G, the accepted fraction of candidates, and their mean and largest |cos|."""
+    key_matching, key_scatter = jax.random.split(key)
+    neurons, _ = spread.sizes(gas.g)
+    pairs = jnp.stack(random_matching(key_matching, neurons), axis=1)
+    mine, unique = spread.share(len(pairs))
+    i, j = pairs[mine].T
+    w_i, g_i = spread.fetch((gas.w, gas.g), i)
+    w_j, g_j = spread.fetch((gas.w, gas.g), j)
+
+    w_r = row_lengths(w_i - w_j, spread) * gas.unit
+    g_r = row_lengths(g_i - g_j, spread)
+    accepted = accepts(g_r, w_r, spread.over_neurons(jnp.max(g_r), jax.lax.pmax), coll_coef)
+    if approaching_only:
+        closing = jnp.sum((w_i - w_j) * (g_i - g_j), axis=1)
+        accepted &= spread.over_features(closing) > 0
+    n_ij = pair_directions(key_scatter, i, j, gas.g, spread)
+    dg = jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0)
+
+    # The place of each neuron in the list of pairs; -1 for the one that stays out.
+    places = jnp.full(neurons, -1).at[pairs.ravel()].set(jnp.arange(pairs.size))
+    place = places[spread.neurons_here(gas.g)][:, None]
+    change = spread.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2)
+    change = jnp.where(place < 0, 0, jnp.where(place % 2 == 0, change, -change))
+
+    product = spread.over_features(jnp.sum(w_i * w_j, axis=1))
+    cosines = jnp.abs(quotient(product, row_lengths(w_i, spread) * row_lengths(w_j, spread)))
+    return (
+        change,
+        spread.over_neurons(jnp.sum(accepted & unique)) / len(pairs),
+        spread.over_neurons(jnp.sum(jnp.where(unique, cosines, 0))) / len(pairs),
+        spread.over_neurons(jnp.max(cosines), jax.lax.pmax),
+    )
