@@ -90,7 +90,7 @@ class Poisson:
         def far(r, state):
             return abs(state[0]) - BLOW_UP
 
-        far.terminal = True
+        far.terminal = True  # pyright: ignore[reportFunctionMemberAccess]  # scipy's interface
         bend = (center**2 - shift**2) / 2  # u'' at 0, where f = shift^2
         start = [center + bend * START_RADIUS**2 / 2, bend * START_RADIUS]
         path = solve_ivp(
@@ -122,11 +122,10 @@ def solutions(problem: Poisson, lowest=-2000.0, highest=30.0, number=200) -> lis
     def miss(center: float, tolerance: float = 1e-10) -> float:
         return min(problem.shoot(center, tolerance=tolerance)[0, 0], BLOW_UP) - problem.boundary
 
-    ends = np.arcsinh([lowest, highest])
-    centers = np.sinh(np.linspace(*ends, number))
+    centers = np.sinh(np.linspace(np.arcsinh(lowest), np.arcsinh(highest), number))
     misses = [miss(center, 1e-6) for center in centers]
     found = [
-        float(brentq(miss, low, high, xtol=1e-12))
+        float(brentq(miss, low, high, xtol=1e-12))  # pyright: ignore[reportArgumentType]
         for low, high, below, above in zip(centers, centers[1:], misses, misses[1:], strict=False)
         if below * above < 0
     ]
@@ -196,10 +195,10 @@ def relative_errors(
     angle = 2 * np.pi * np.arange(angles) / angles
     points = radii[:, None, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     u = function(jnp.asarray(points, jnp.float32))
-    exact = jnp.asarray(exact, u.dtype)
+    target = jnp.asarray(exact, u.dtype)
     weight = jnp.asarray(radii, u.dtype)
-    distance = jnp.mean((u - exact[:, :, None]) ** 2, axis=-1) @ weight
-    return jnp.sqrt(distance / (exact**2 @ weight))
+    distance = jnp.mean((u - target[:, :, None]) ** 2, axis=-1) @ weight
+    return jnp.sqrt(distance / (target**2 @ weight))
 
 
 def midpoints(number: int) -> np.ndarray:

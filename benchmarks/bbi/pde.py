@@ -196,14 +196,16 @@ def train(
         descent = optax.with_extra_args_support(optimizer(key))
 
         def epoch(carry, sample):
+            inside, boundary = sample
+
             def value(theta):
-                return loss(unravel(theta), *sample, settings)
+                return loss(unravel(theta), inside, boundary, settings)
 
             def step(carry, _):
                 theta, state, best = carry
                 found, gradient = jax.value_and_grad(value)(theta)
                 update, state = descent.update(gradient, state, theta, value=found)
-                return (optax.apply_updates(theta, update), state, jnp.minimum(best, found)), None
+                return (theta + update, state, jnp.minimum(best, found)), None
 
             carry, _ = jax.lax.scan(step, carry, length=settings.epoch)
             theta, _, best = carry
