@@ -402,6 +402,7 @@ def headline(rows: list[Row]) -> str:
 def plot(rows: list[Row], folder: str | Path) -> Path:
     """Sections of both solutions, exact and found (Fig. 7); the way to them; all ends."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     shot = _of_kind(rows, "shooting")[-1]
     trained = _of_kind(rows, "training")
@@ -454,6 +455,7 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     end_axes.set_yticks(range(len(trained)), [row["method"] for row in trained])
     end_axes.invert_yaxis()
     end_axes.set(xscale="log", xlabel="relative error to the nearer solution")
+    end_axes.xaxis.set_minor_formatter(NullFormatter())
     end_axes.set_title("At the end: blue u_an, red the other, grey neither")
     target = Path(folder) / "bbi.pde.png"
     figure.savefig(target, dpi=110)
