@@ -345,7 +345,11 @@ def _median(numbers: list, form: str) -> str:
 def table(rows: list[Row]) -> str:
     """The solutions that exist, then what each method finds."""
     lines = [
-        [f"{row['frequency']:g}", f"{row['shift']:g}", *(f"{round(c, 3) + 0.0:.3f}" for c in row["centers"])]
+        [
+            f"{row['frequency']:g}",
+            f"{row['shift']:g}",
+            *(f"{round(c, 3) + 0.0:.3f}" for c in row["centers"]),
+        ]
         for row in _of_kind(rows, "shooting")
     ]
     header = ["k", "shift", "u(0) of u_an", "of the other"]
