@@ -27,9 +27,8 @@ def collide_matching(
     spread: Spread,
 ) -> tuple[Neurons, Scalar, Scalar, Scalar]:
     """The change of G, the accepted fraction of candidates, and their mean and largest |cos|."""
-    key_matching, key_scatter = jax.random.split(key)
     neurons, _ = spread.sizes(gas.g)
-    pairs = jnp.stack(random_matching(key_matching, neurons), axis=1)
+    pairs = jnp.stack(random_matching(key, neurons), axis=1)
     mine, unique = spread.share(len(pairs))
     i, j = pairs[mine].T
     w_i, g_i = spread.fetch((gas.w, gas.g), i)
@@ -41,7 +40,7 @@ def collide_matching(
     if approaching_only:
         closing = jnp.sum((w_i - w_j) * (g_i - g_j), axis=1)
         accepted &= spread.over_features(closing) > 0
-    n_ij = pair_directions(key_scatter, i, j, gas.g, spread)
+    n_ij = pair_directions(key, i, j, gas.g, spread)
     dg = jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0)
 
     # The place of each neuron in the list of pairs; -1 for the one that stays out.
