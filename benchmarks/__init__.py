@@ -2,13 +2,19 @@
 
 Run `python -m benchmarks list` to see them. Every experiment is a module of the same shape:
 
-* a docstring whose first line says what it asks, and whose first paragraph says why;
+* a docstring whose first line says what it asks, and whose first paragraph says why; its last
+  paragraph is made of lines that `list` shows: `Reproduces:` the paper's item, `Needs:` data or
+  packages, `Takes:` how long each preset is, and `Scale:` what of the paper's protocol no committed
+  row covers, and why;
 * `Settings`, a frozen dataclass, and `PRESETS`, a dict from "smoke", "laptop", ... to settings;
-* `run(settings)`, which returns rows (dicts), or yields them, each as soon as it is measured;
-* optionally `table(rows)`, Markdown, and `plot(rows, folder)`, which returns the file it wrote.
+* `run(settings, done)`, which yields rows (dicts), each as soon as it is measured, and leaves out
+  those for which `done(name=value, ...)` says that they are on record; a short experiment may be a
+  plain `run(settings)`, and may return a list;
+* optionally `table(rows)`, Markdown; `plot(rows, folder)`, which returns the file it wrote; and
+  `headline(rows)`, the result in a few words for the list of both papers' tables and figures.
 
-`run` yields what it measured; `table` and `plot` get these rows with their origin added, of one run
-or of all that are on record.
+`run` yields what it measured; the others get these rows with their origin added, of one run or of
+all that are on record.
 
 Nothing in `kinopt` imports this package.
 """

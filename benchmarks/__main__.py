@@ -4,10 +4,11 @@ import argparse
 import dataclasses
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments
+from benchmarks import experiments, record
 from benchmarks.data import DATA_VARIABLE
 from benchmarks.experiments import UsageError
 from benchmarks.progress import set_quiet
@@ -15,6 +16,7 @@ from benchmarks.report import build
 from benchmarks.runner import INTERRUPTED, perform
 
 RESULTS = Path(__file__).parent / "results"
+HANGING = {"subsequent_indent": " " * 14, "break_on_hyphens": False}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         new, "run", "Runs an experiment; adds its rows to a file.", "run speed.collisions"
     )
     run.add_argument("name", help="the experiment, as `list` shows it")
+    run.add_argument("--seeds", type=int, metavar="N", help="how many seeds, not the preset's")
     run.add_argument("--out", type=Path, metavar="FILE", help="rows; default: results/NAME.jsonl")
+    run.add_argument(
+        "--resume", action="store_true", help="go on with a run that was interrupted or killed"
+    )
     _shared(run, ["smoke", "laptop", "paper", "gpu"])
     run.set_defaults(command=_run)
 
@@ -92,17 +98,21 @@ def _shared(parser: argparse.ArgumentParser, presets: list[str]) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     del options
-    names = experiments.names()
-    width = max(map(len, names))
-    for name in names:
-        print(f"{name:{width}}  {experiments.describe(name).partition(chr(10))[0]}")
+    for name in experiments.names():
+        presets = {row["preset"]: None for row in record.read(RESULTS / f"{name}.jsonl")}
+        facts = {
+            **experiments.facts(name),
+            "Rows": f"committed, preset {', '.join(presets)}" if presets else "none",
+        }
+        print(f"{name}  {experiments.title(name)}")
+        for label, fact in facts.items():
+            print(textwrap.fill(fact, 100, initial_indent=f"  {label + ':':12}", **HANGING))
+        print()
     return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
-    if options.seeds is not None and options.seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
-    changes = {"data": options.data, "num_seeds": options.seeds}
+    changes = {"data": options.data}
     if options.tune:
         return _perform("tuning", options, RESULTS / "tuning.jsonl", changes)
     return _perform("demo", options, options.out / "demo.jsonl", changes, options.out / "demo.md")
@@ -130,19 +140,22 @@ def _perform(
         raise UsageError(f"{name} has no preset {options.preset!r}; it has {', '.join(presets)}.")
     if options.seed is not None and options.seed < 0:
         raise UsageError(f"--seed must not be negative, got {options.seed}.")
-    changes = {"seed": options.seed, **changes}
+    if options.seeds is not None and options.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {options.seeds}.")
+    changes = {"seed": options.seed, "num_seeds": options.seeds, **changes}
     changes = {field: value for field, value in changes.items() if value is not None}
     settings = presets[options.preset]
     unknown = changes.keys() - {field.name for field in dataclasses.fields(settings)}
     if unknown:
         raise UsageError(f"{name} has no setting {', '.join(sorted(unknown))}.")
     settings = dataclasses.replace(settings, **changes)
-    return perform(name, experiment, options.preset, settings, rows_path, table_path)
+    resume = getattr(options, "resume", False)
+    return perform(name, experiment, options.preset, settings, rows_path, table_path, resume)
 
 
 def _report(options: argparse.Namespace) -> int:
     del options
-    print(f"Written: {build()}")
+    print(f"Written: {build(draw=True)}, and its pictures")
     return 0
 
 

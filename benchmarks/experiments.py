@@ -6,9 +6,10 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["FAMILIES", "UsageError", "describe", "load", "names"]
+__all__ = ["FACTS", "FAMILIES", "UsageError", "describe", "facts", "load", "names", "title"]
 
 FAMILIES = ("ko", "bbi", "speed", "evidence")
+FACTS = ("Reproduces", "Needs", "Takes", "Scale")
 FOLDER = Path(__file__).parent
 
 
@@ -31,6 +32,25 @@ def describe(name: str) -> str:
     """An experiment's docstring, read without importing it."""
     source = (FOLDER / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or ""
+
+
+def title(name: str) -> str:
+    """An experiment's question: the first line of its docstring, as long as it goes on."""
+    return describe(name).partition("\n\n")[0].replace("\n", " ")
+
+
+def facts(name: str) -> dict[str, str]:
+    """What the docstring's last paragraph says under each of `FACTS`, in this order."""
+    found: dict[str, str] = {}
+    label = None
+    for line in describe(name).rpartition("\n\n")[2].splitlines():
+        start, colon, rest = line.partition(": ")
+        if colon and start in FACTS:
+            label = start
+            found[label] = rest.strip()
+        elif label:
+            found[label] += " " + line.strip()
+    return {label: found[label] for label in FACTS if label in found}
 
 
 def load(name: str) -> ModuleType:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 __all__ = ["table_of"]
 
 
-def table_of(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table with a heading, every column as wide as its widest cell."""
+def table_of(header: Sequence[str], lines: Sequence[Sequence[str]], aligned: bool = True) -> str:
+    """A table with a heading, every column as wide as its widest cell unless it is not aligned."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    if not aligned:
+        widths = [3] * len(header)  # the least that Markdown asks for
     rule = ["-" * width for width in widths]
     return "\n".join(
         "| "

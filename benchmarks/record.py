@@ -1,13 +1,18 @@
 """One JSON row for every run: what was measured, and everything needed to measure it again.
 
 A row is flat. The measured values keep their names; beside them stand `experiment`, `preset`,
-`settings`, `seed`, `commit`, `versions`, `device` and `date`.
+`settings`, `seed`, `commit`, `versions`, `device` and `date`. All rows of one run share the date on
+which it began, also those that were added when it was resumed.
+
+A row is on the disk before the next one is measured. A machine that dies while it writes leaves a
+torn last line, which `mend` removes before anything is added.
 """
 
 import dataclasses
 import datetime
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -19,7 +24,18 @@ import numpy as np
 
 import kinopt
 
-__all__ = ["PROVENANCE", "Row", "append", "latest", "provenance", "read"]
+__all__ = [
+    "NOTHING",
+    "PROVENANCE",
+    "Done",
+    "Row",
+    "append",
+    "latest",
+    "mend",
+    "provenance",
+    "read",
+    "to_resume",
+]
 
 Row = dict[str, Any]
 
@@ -96,7 +112,23 @@ def append(path: Path, measured: Row, origin: Row) -> Row:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     return row
+
+
+def mend(path: Path) -> str | None:
+    """Removes a torn last line, which a kill in the middle of `append` leaves behind.
+
+    Returns:
+        What was wrong, for people; None if nothing was.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    whole, _, torn = content.rpartition(b"\n")
+    if not torn:
+        return None
+    path.write_bytes(whole + b"\n" if whole else b"")
+    return f"{path.name} ended in a torn line ({len(torn)} bytes), which was removed."
 
 
 def read(path: Path) -> list[Row]:
@@ -107,6 +139,35 @@ def read(path: Path) -> list[Row]:
 def latest(rows: list[Row]) -> list[Row]:
     """The rows of the last run only."""
     return [row for row in rows if row["date"] == rows[-1]["date"]]
+
+
+def to_resume(rows: list[Row], origin: Row) -> list[Row]:
+    """The rows of the last run of this experiment with this preset and these settings."""
+    kin = _plain({name: origin[name] for name in ("experiment", "preset", "settings")})
+    same = [row for row in rows if kin.items() <= {key: row[key] for key in kin}.items()]
+    return latest(same) if same else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What a run that is resumed has on record already; nothing in a new run.
+
+    >>> done = Done([{"law": "soft", "rate": 0.1}])
+    >>> done(law="soft"), done(law="soft", rate=0.2)
+    (True, False)
+    """
+
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    checkpoints: Path | None = None  # a folder for work that is longer than a row; None: nowhere
+
+    def __call__(self, **identity: Any) -> bool:
+        """Whether a row with these values is on record."""
+        wanted = _plain(identity)
+        return any(all(row.get(key) == wanted[key] for key in wanted) for row in self.rows)
+
+
+NOTHING = Done()
+"""For a run that begins anew."""
 
 
 def _rows(path: Path) -> Iterator[Row]:

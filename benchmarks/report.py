@@ -1,10 +1,12 @@
-"""Builds RESULTS.md: a section for every experiment that has committed rows."""
+"""Builds RESULTS.md and its pictures: both papers' items, then a section for every experiment."""
 
 import json
+import re
 from pathlib import Path
 
 from benchmarks import experiments, record
 from benchmarks.markdown import table_of
+from benchmarks.papers import ITEMS, Item
 from benchmarks.record import PROVENANCE, Row
 
 __all__ = ["build"]
@@ -15,28 +17,80 @@ HEAD = """# Results
 
 Built by `python -m benchmarks report` from the rows in [results](results). Every row carries its
 settings, seed, commit, versions and device.
+
+## Every table and figure of both papers
+
+"KO" is "KO: Kinetics-inspired Neural Optimizer with PDE Simulation Approaches", "BBI" is
+"Born-Infeld (BI) for AI: Energy-Conserving Descent (ECD) for Optimization". No authors' code is
+published for KO. The preset says at what scale a result was found: laptop is smaller than the
+paper.
 """
 
 
-def build(results: Path = FOLDER / "results", target: Path = FOLDER / "RESULTS.md") -> Path:
-    """Writes the report, and returns where."""
-    known = [name for name in experiments.names() if (results / f"{name}.jsonl").exists()]
-    sections = [_section(name, results) for name in known]
-    target.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
+def build(
+    results: Path = FOLDER / "results", target: Path = FOLDER / "RESULTS.md", draw: bool = False
+) -> Path:
+    """Writes the report, and returns where.
+
+    Args:
+        results: The folder of rows and pictures.
+        target: The file to write.
+        draw: Draws the pictures anew, too; without it those that lie there are linked.
+    """
+    rows = {name: record.read(results / f"{name}.jsonl") for name in experiments.names()}
+    rows = {name: found for name, found in rows.items() if found}
+    sections = [_section(name, found, results, draw) for name, found in rows.items()]
+    target.write_text("\n".join([HEAD, _items(rows), *sections]), encoding="utf-8")
     return target
 
 
-def _section(name: str, results: Path) -> str:
+def _items(rows: dict[str, list[Row]]) -> str:
+    """The table of both papers' tables and figures, each with its state."""
+    lines = [
+        [item.paper, item.place, item.claim, item.authors, _state(item, rows)] for item in ITEMS
+    ]
+    header = ["paper", "item", "paper says", "authors' code", "here"]
+    return table_of(header, lines, aligned=False) + "\n"
+
+
+def _state(item: Item, rows: dict[str, list[Row]]) -> str:
+    """What was found here and at what scale, or why nothing was."""
+    name = item.experiment
+    if name == "README":
+        return "in the [README](../README.md)"
+    if name not in experiments.names():
+        return "no experiment yet"
+    scale = experiments.facts(name).get("Scale", "")
+    if name not in rows:
+        return f"not run: {scale or 'no rows are committed'}"
+    module = experiments.load(name)
+    headline = module.headline(rows[name]) if hasattr(module, "headline") else "measured"
+    link = f"[{name}](#{_anchor(name)})"
+    return f"{headline} ({link}, preset {rows[name][-1]['preset']}). {scale}".strip()
+
+
+def _heading(name: str) -> str:
+    return f"{name}: {experiments.title(name)}"
+
+
+def _anchor(name: str) -> str:
+    """The link target that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", _heading(name).lower()).replace(" ", "-")
+
+
+def _section(name: str, rows: list[Row], results: Path, draw: bool) -> str:
     """The experiment's question and why it is asked, its table, its picture, its origin."""
-    rows = record.read(results / f"{name}.jsonl")
     module = experiments.load(name)
     table = module.table(rows) if hasattr(module, "table") else _plain_table(rows)
-    title, _, rest = experiments.describe(name).partition("\n\n")
+    _, _, rest = experiments.describe(name).partition("\n\n")
     story = rest.partition("\n\n")[0]
-    parts = [f"## {name}: {title}", story, table]
-    picture = f"{name.rpartition('.')[2]}.png"
-    if (results / picture).exists():
-        parts.append(f"![{name}](results/{picture})")
+    parts = [f"## {_heading(name)}", story, table]
+    if draw and hasattr(module, "plot"):
+        module.plot(rows, results)
+    for picture in (f"{name}.png", f"{name.rpartition('.')[2]}.png"):
+        if (results / picture).exists():
+            parts.append(f"![{name}](results/{picture})")
+            break
     parts.append(_origin(rows[-1], name))
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -1,13 +1,20 @@
 """Runs an experiment: rows are written as they come, then the table and the picture.
 
-Ctrl-C ends the measuring, not the writing.
+Ctrl-C ends the measuring, not the writing. A run that was ended so, or killed, goes on with
+`--resume`. An experiment whose `run(settings, done)` takes a second argument leaves out what is on
+record; one whose `run(settings)` does not is measured again, and the rows that are on record
+already are not written twice (its rows must come in the same order every time).
 """
 
+import inspect
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from benchmarks import record
+from benchmarks.record import Done, Row
 
 __all__ = ["INTERRUPTED", "perform"]
 
@@ -22,6 +29,7 @@ def perform(
     settings: Any,
     rows_path: Path,
     table_path: Path | None = None,
+    resume: bool = False,
 ) -> int:
     """Runs one experiment and prints its table and where everything was written.
 
@@ -32,19 +40,30 @@ def perform(
         settings: Its settings.
         rows_path: The file its rows are appended to; its picture goes beside it.
         table_path: The file its table goes to; None prints it only.
+        resume: Goes on with the last run that had this preset and these settings, if there is one.
 
     Returns:
         The exit status.
     """
+    if torn := record.mend(rows_path):
+        print(torn)
     origin = record.provenance(name, preset, settings)
-    rows = []
+    rows = record.to_resume(record.read(rows_path), origin) if resume else []
+    if rows:
+        print(f"Going on with the run of {rows[0]['date']}, which has {len(rows)} rows.")
+        if rows[0]["commit"] != origin["commit"]:
+            print(f"Its first row is from another commit, {rows[0]['commit']}: they will be mixed.")
+        origin["date"] = rows[0]["date"]
+    elif resume:
+        print("There is no such run on record: this one begins anew.")
     status = 0
+    done = Done(list(rows), rows_path.parent / ".checkpoints" / f"{name} {origin['date']}")
     try:
-        for measured in experiment.run(settings):
+        for measured in _remaining(experiment, settings, done):
             rows.append(record.append(rows_path, measured, origin))
     except KeyboardInterrupt:
         status = INTERRUPTED
-        print(f"\nInterrupted. Measured until then: {len(rows)} rows.")
+        print(f"\nInterrupted. Measured until then: {len(rows)} rows. To go on: --resume.")
     if not rows:
         print("Nothing was written.")
         return status
@@ -59,3 +78,10 @@ def perform(
         written.append(experiment.plot(rows, rows_path.parent))
     print("Written: " + ", ".join(map(str, written)))
     return status
+
+
+def _remaining(experiment: ModuleType, settings: Any, done: Done) -> Iterable[Row]:
+    """The rows that are not on record yet."""
+    if len(inspect.signature(experiment.run).parameters) > 1:
+        return experiment.run(settings, done)
+    return itertools.islice(experiment.run(settings), len(done.rows), None)

@@ -8,7 +8,7 @@ together (`vmap`), a chunk of steps at a time (`scan`), and every chunk is timed
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,9 @@ import kinopt
 from benchmarks.data import Split
 from kinopt._typing import PyTree
 
-__all__ = ["Build", "Training", "batch_order"]
+__all__ = ["Build", "Training", "accepted_fraction", "batch_order"]
 
-Build = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
+Build = Callable[[Any, jax.Array], optax.GradientTransformation]
 """(learning rate, random key) -> optimizer; called while JAX traces, once for all seeds."""
 
 
@@ -34,7 +34,9 @@ class Carry(NamedTuple):
     key: jax.Array  # [seeds], the optimizers' own keys
 
 
-def batch_order(num_images: int, num_steps: int, batch_size: int, seed: int) -> np.ndarray:
+def batch_order(
+    num_images: int, num_steps: int, batch_size: int, seed: int | list[int]
+) -> np.ndarray:
     """Which images make each batch, [steps, batch]: epoch after epoch, each in a new order."""
     random = np.random.default_rng(seed)
     num_epochs = -(-num_steps * batch_size // num_images)
@@ -60,10 +62,13 @@ class Training:
         model: A linen network from images to class logits.
         data: What to learn, and what to be judged by.
         build: The optimizer, as a function of learning rate and key.
-        learning_rate: Its learning rate.
+        learning_rate: Its learning rate, or a tree of whatever `build` wants to be given: each
+            leaf is a number for all seeds, or an array with one for each.
         num_steps: Steps of the whole training.
         batch_size: Images in a step.
         seeds: One network is trained for each.
+        num_train: Only so many of the training images are used, the first ones; None: all. (The
+            compiled program depends on the number of images, not on this.)
     """
 
     def __init__(
@@ -71,13 +76,16 @@ class Training:
         model: linen.Module,
         data: Split,
         build: Build,
-        learning_rate: float,
+        learning_rate: Any,
         num_steps: int,
         batch_size: int,
         seeds: list[int],
+        num_train: int | None = None,
     ):
         self._program = model, build
-        self._learning_rate = jnp.float32(learning_rate)
+        self._learning_rate = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(jnp.float32(leaf), len(seeds)), learning_rate
+        )
         self.num_steps = num_steps
         # What was measured after each chunk:
         self.steps: list[int] = []  # steps done so far
@@ -86,13 +94,13 @@ class Training:
         self.heads: list[np.ndarray] = []  # [seeds, neurons, features], the classifier's weights
         self.seconds: list[float] = []  # of the chunk
         self._images, self._labels, self._test_images, self._test_labels = map(jnp.asarray, data)
-        num_images = len(data.train_labels)
+        num_images = num_train or len(data.train_labels)
         self._order = np.stack(
             [batch_order(num_images, num_steps, batch_size, seed) for seed in seeds]
         )
         params, keys = _start(model, tuple(seeds), self._images.shape[1:])
-        opt_state = jax.vmap(lambda p, key: _optimizer(build, learning_rate, key).init(p))(
-            params, keys
+        opt_state = jax.vmap(lambda p, rate, key: _optimizer(build, rate, key).init(p))(
+            params, self._learning_rate, keys
         )
         self._carry = Carry(params, opt_state, keys)
 
@@ -127,6 +135,11 @@ class Training:
         return indices.shape[1]
 
     @property
+    def params(self) -> PyTree:
+        """The networks as they are now, every leaf with the seeds first."""
+        return self._carry.params
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done."""
         return bool(self.steps) and self.steps[-1] == self.num_steps
@@ -136,7 +149,7 @@ def _optimizer(build: Build, learning_rate, key) -> optax.GradientTransformation
     return optax.with_extra_args_support(build(learning_rate, key))
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _start(model: linen.Module, seeds: tuple[int, ...], shape: tuple[int, ...]):
     """Initial parameters and the optimizers' keys, the same for every optimizer."""
     keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in seeds])
@@ -155,8 +168,8 @@ def _advance(
 ):
     """Takes as many steps as `indices` has, [seeds, steps, batch]."""
 
-    def advance_one(carry, indices):
-        transformation = _optimizer(build, learning_rate, carry.key)
+    def advance_one(carry, rate, indices):
+        transformation = _optimizer(build, rate, carry.key)
 
         def loss_of(params, index):
             logits = jnp.asarray(model.apply({"params": params}, images[index]))
@@ -172,7 +185,7 @@ def _advance(
         state, accepted = jax.lax.scan(step, (carry.params, carry.opt_state), indices)
         return Carry(*state, carry.key), accepted.mean()
 
-    return jax.vmap(advance_one)(carry, indices)
+    return jax.vmap(advance_one)(carry, learning_rate, indices)
 
 
 @functools.partial(jax.jit, static_argnums=0)

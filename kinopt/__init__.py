@@ -9,7 +9,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
     optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
-from kinopt import bounces, hamiltonians, metrics
+from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics, theory
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -26,17 +26,21 @@ __all__ = [
     "ECDState",
     "ECDStats",
     "NeuronAxes",
+    "basins",
     "bbi",
     "bounces",
     "collision_stats",
     "ecd",
     "ecd_stats",
     "ecdsep",
+    "ensemble",
     "hamiltonians",
     "hard_collision",
+    "landscapes",
     "layer_mask",
     "metrics",
     "soft_collision",
+    "theory",
 ]
 
 __version__ = "0.1.0"

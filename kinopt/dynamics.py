@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from kinopt import trees
+from kinopt._batching import any_lane
 from kinopt._keys import typed_key
 from kinopt._typing import PyTree, Scalar
 from kinopt.descent_state import ECDState, Settings
@@ -80,29 +81,18 @@ def _kicked_sq(
 
 
 def _draw(settings: Settings, state: ECDState, draws: jax.Array, keep, pull, gradient, mix):
-    """Pi and a 1; or where `draws`: B = keep (Pi - pull g) + mix N, N standard normal, and |B|.
-
-    Under `vmap`, `cond` becomes `select`, which runs both sides; the loop inside still draws only
-    when some member does.
-    """
+    """Where `draws`, B = keep (Pi - pull g) + mix N, N ~ Normal(0, 1), and |B|; else Pi and 1."""
     key = jax.random.fold_in(typed_key(state.key, settings.key), state.count)
     one = jnp.ones((), state.energy.dtype)
-
-    def add_noise(carry):
-        _, base, _ = carry
-        noise = trees.random_normal(key, base)
-        if keep is not None:
-            kicked = _combine(keep, base, -keep * pull, gradient)
-            noise = _combine(one, kicked, mix, noise)
-        size = jnp.sqrt(trees.squared_norm(noise)).astype(one.dtype)
-        noise = jax.tree.map(lambda x, like: x.astype(like.dtype), noise, base)
-        return jnp.zeros((), bool), noise, size
-
-    def drawn():
-        start = (draws, state.momentum, one)
-        return jax.lax.while_loop(lambda carry: carry[0], add_noise, start)[1:]
-
-    return jax.lax.cond(draws, drawn, lambda: (state.momentum, one))
+    noise = trees.random_normal(key, state.momentum)
+    if keep is not None:
+        kicked = _combine(keep, state.momentum, -keep * pull, gradient)
+        noise = _combine(one, kicked, mix, noise)
+    size = jnp.sqrt(trees.squared_norm(noise)).astype(one.dtype)
+    base = jax.tree.map(
+        lambda x, old: jnp.where(draws, x.astype(old.dtype), old), noise, state.momentum
+    )
+    return base, jnp.where(draws, size, one)
 
 
 def step(
@@ -170,18 +160,21 @@ def step(
     draws = aimless | turns  # both only when moving, hence when good
     keep = jnp.where(aimless, 0, jnp.ones((), dtype)) if nus else None
     mix = jnp.where(aimless, 1, nu * here)
-    base, drawn_size = _draw(settings, state, draws, keep, before, gradient, mix)
     keeps_length = bounced if scheme.bounces_in_place or not settings.conserve_energy else False
     drawn_length = jnp.where(starts, length, jnp.where(keeps_length, here, scale * here))
-    drawn_scale = drawn_length / jnp.maximum(drawn_size, jnp.finfo(dtype).tiny)
 
-    # Kick, and the momentum as it is stored.
-    kicked = _combine(
-        jnp.where(draws, drawn_scale, scale),
-        base,
-        -jnp.where(draws, after, scale * before + after),
-        gradient,
+    def drawn():
+        base, size = _draw(settings, state, draws, keep, before, gradient, mix)
+        stretch = drawn_length / jnp.maximum(size, jnp.finfo(dtype).tiny)
+        stretch = jnp.where(draws, stretch, scale)
+        return base, stretch, jnp.where(draws, after, scale * before + after), good
+
+    # Kick, and the momentum as it is stored. The numbers of the pass come out of the `cond`, where
+    # XLA cannot take them apart again to compute them anew at every entry.
+    base, stretch, kick, good = jax.lax.cond(
+        any_lane(draws), drawn, lambda: (state.momentum, scale, scale * before + after, good)
     )
+    kicked = _combine(stretch, base, -kick, gradient)
     # Where the step is not good nothing was drawn, and `base` is the old momentum. (Naming the old
     # momentum itself here would keep its buffer alive, at the cost of a copy at every step.)
     momentum = jax.tree.map(

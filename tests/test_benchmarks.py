@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import re
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import experiments, markdown, record, report, runner
+from benchmarks import experiments, markdown, papers, record, report, runner
 from benchmarks.__main__ import main
 
 
@@ -29,9 +33,21 @@ def made_up(run=None):
 
 def test_list_names_every_experiment_with_its_question(capsys):
     assert main(["list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    listed = capsys.readouterr().out
+    lines = [line for line in listed.splitlines() if line and not line.startswith(" ")]
     assert [line.split()[0] for line in lines] == experiments.names()
+    assert "Takes:" in listed
+    assert "Rows:       committed, preset laptop" in listed
     assert "Do collisions help a small network to read digits?" in lines[0]
+
+
+def test_the_facts_are_the_last_lines_of_the_docstring():
+    facts = experiments.facts("evidence.gas")
+    assert list(facts) == ["Reproduces", "Needs", "Takes"]
+    assert facts["Needs"] == "nothing."
+    for name in experiments.names():
+        if not name.startswith("bbi."):
+            assert "Takes" in experiments.facts(name), name
 
 
 @pytest.mark.parametrize("command", [None, "list", "demo", "run", "report"])
@@ -90,6 +106,98 @@ def test_an_interruption_before_the_first_row_says_so(tmp_path, capsys):
     assert not path.exists()
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, so nothing is tidied up."""
+
+
+def in_pieces(after: int, done_argument: bool):
+    """An experiment that dies when it has measured `after` numbers, and what it measured so far."""
+    measured = []
+
+    def measure(number):
+        if len(measured) == after:
+            raise Killed
+        measured.append(number)
+        return {"number": number, "pair": [number, number / 3]}
+
+    def run(settings):
+        return (measure(number) for number in range(4))
+
+    def run_remaining(settings, done):
+        return (measure(number) for number in range(4) if not done(number=number))
+
+    return made_up(run_remaining if done_argument else run), measured
+
+
+@pytest.mark.parametrize("done_argument", [True, False])
+@pytest.mark.parametrize("torn", ["", '{"number": 2, "pa'])
+def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(
+    tmp_path, capsys, done_argument, torn
+):
+    path = tmp_path / "rows.jsonl"
+    dying, _ = in_pieces(2, done_argument)
+    with pytest.raises(Killed):
+        runner.perform("made_up", dying, "smoke", OneNumber(), path)
+    with path.open("a") as file:
+        file.write(torn)
+    living, measured = in_pieces(99, done_argument)
+    runner.perform("made_up", living, "smoke", OneNumber(), path, resume=True)
+    output = capsys.readouterr().out
+    assert ("torn line (17 bytes)" in output) == bool(torn)
+    assert "which has 2 rows" in output
+    rows = record.read(path)
+    assert [row["number"] for row in rows] == [0, 1, 2, 3]
+    assert len({row["date"] for row in rows}) == 1
+    assert measured == ([2, 3] if done_argument else [0, 1, 2, 3])
+
+
+@pytest.mark.slow
+def test_a_run_survives_sigkill(tmp_path):
+    """The real thing: a process is killed after its first row, and another one goes on."""
+    path = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-m", "benchmarks", "run", "ko.condensation", "--preset", "smoke"]
+    command += ["--quiet", "--out", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not (path.exists() and path.read_bytes().count(b"\n")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    survived = len(record.read(path))
+    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    rows = record.read(path)
+    settings = experiments.load("ko.condensation").PRESETS["smoke"]
+    expected = [
+        (law, c)
+        for law in settings.laws
+        for c in experiments.load("ko.condensation").COEFFICIENTS[law]
+    ]
+    assert survived < len(expected)
+    assert [(row["law"], row["coll_coef"]) for row in rows] == expected
+    assert len({row["date"] for row in rows}) == 1
+
+
+def test_only_a_run_with_the_same_settings_is_resumed(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    experiment, _ = in_pieces(99, done_argument=True)
+    runner.perform("made_up", experiment, "smoke", OneNumber(), path)
+    other, measured = in_pieces(99, done_argument=True)
+    runner.perform("made_up", other, "smoke", OneNumber(seed=4), path, resume=True)
+    assert "begins anew" in capsys.readouterr().out
+    assert len(measured) == 4
+    again, measured = in_pieces(99, done_argument=True)
+    runner.perform("made_up", again, "smoke", OneNumber(), path, resume=True)
+    assert measured == []
+    assert len(record.read(path)) == 8
+
+
+def test_seeds_and_resume_reach_the_experiment(tmp_path, capsys):
+    out = str(tmp_path / "rows.jsonl")
+    assert main(["run", "speed.steps", "--seeds", "3", "--out", out]) == 2
+    assert "no setting num_seeds" in capsys.readouterr().err
+    assert main(["run", "demo", "--seeds", "0", "--out", out]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
 # Records
 
 
@@ -143,10 +251,34 @@ def test_the_report_has_a_section_for_each_experiment_with_rows(tmp_path, monkey
     assert "## demo" not in text
 
 
-def test_the_committed_rows_make_a_report(tmp_path):
-    text = report.build(target=tmp_path / "RESULTS.md").read_text()
-    assert "## tuning" in text
-    assert "## demo" in text
+def test_the_committed_report_is_what_the_committed_rows_give(tmp_path):
+    """Deleting RESULTS.md and running `report` brings it back, byte for byte."""
+    built = report.build(target=tmp_path / "RESULTS.md").read_bytes()
+    assert built == (report.FOLDER / "RESULTS.md").read_bytes()
+
+
+def test_the_report_lists_every_item_of_both_papers_with_its_state():
+    text = (report.FOLDER / "RESULTS.md").read_text()
+    for item in papers.ITEMS:
+        (line,) = [line for line in text.splitlines() if item.claim in line]
+        state = line.split("|")[-2].strip()
+        assert state
+        for anchor in re.findall(r"\(#(.*?)\)", state):
+            assert anchor in [report._anchor(name) for name in experiments.names()]
+
+
+def test_the_report_draws_pictures_where_it_is_asked_to(tmp_path, monkeypatch):
+    def plot(rows, folder):
+        (folder / "tuning.png").write_bytes(b"drawn")
+
+    experiment = SimpleNamespace(plot=plot, headline=lambda rows: "found")
+    monkeypatch.setattr(experiments, "load", lambda name: experiment)
+    origin = record.provenance("tuning", "smoke", OneNumber())
+    record.append(tmp_path / "tuning.jsonl", {"value": 1}, origin)
+    assert "![" not in report.build(tmp_path, tmp_path / "RESULTS.md").read_text()
+    drawn = report.build(tmp_path, tmp_path / "RESULTS.md", draw=True).read_text()
+    assert "![tuning](results/tuning.png)" in drawn
+    assert report.build(tmp_path, tmp_path / "RESULTS.md").read_text() == drawn
 
 
 def test_a_table_has_columns_of_one_width():

@@ -17,6 +17,10 @@ signs of each direction, where exact forces cancel between a neuron and its mirr
 layers of a network that has learned to read digits, with the gradient of a minibatch.
 
 There is no such experiment in the paper.
+
+Reproduces: KO, section 3.2 (cells), which the paper describes and does not measure.
+Needs: nothing.
+Takes: smoke 30 s; laptop 5 min on 2 cores.
 """
 
 import dataclasses

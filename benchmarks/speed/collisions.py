@@ -6,6 +6,10 @@ one layer alone, `tx.update` jitted: over the number of neurons N, the number of
 share of pairs that the hard law accepts; and against the laws as one would write them down, with
 an array of N x N x D for the hard one. All candidates take turns; ratios are medians of the ratios
 within a turn, with 95 % intervals.
+
+Reproduces: KO's overhead of collision dynamics, which section 6 leaves open.
+Needs: nothing.
+Takes: smoke 20 s; laptop 3 min; paper 10 min on 2 cores.
 """
 
 from collections.abc import Callable, Iterator

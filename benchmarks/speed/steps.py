@@ -7,6 +7,10 @@ turns; ratios are medians of the ratios within a turn, with 95 % intervals.
 
 The least traffic possible reads parameters, gradient and state once, and writes all but the
 gradient; beside it stands what the compiled program touches, as XLA counts it.
+
+Reproduces: BBI, section 5, which leaves the cost of a step open.
+Needs: nothing; 2 GB of memory at laptop.
+Takes: smoke 20 s; laptop 2 min; paper 5 min on 2 cores.
 """
 
 from collections.abc import Iterator

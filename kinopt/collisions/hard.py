@@ -76,6 +76,7 @@ def hard_law(
         block_size: rows of the N x N quantities in memory at once; None: all, up to 2,048.
         spread: which part of the layer is on this device.
 
+    >>> import jax, jax.numpy as jnp
     >>> w = jnp.array([[0.0, 0.0], [0.1, 0.0]])
     >>> g = jnp.array([[-1.0, 0.0], [1.0, 0.0]])
     >>> after, stats = hard_law(w, g, jax.random.key(0), 0.5)

@@ -84,7 +84,7 @@ def soft_collision(
     Raises:
         ValueError: a coefficient out of range; no parameters; a mask or axes that do not fit.
 
-    >>> import kinopt
+    >>> import kinopt, jax.numpy as jnp
     >>> params = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.1]])}}  # two like neurons
     >>> grads = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.0]])}}
     >>> tx = kinopt.soft_collision(0.1)
@@ -187,7 +187,7 @@ def hard_collision(
 
     Under `optax.inject_hyperparams`, `key`, `block_size`, `mask` and `neuron_axes` are static.
 
-    >>> import kinopt
+    >>> import kinopt, jax.numpy as jnp
     >>> params = {"head": {"kernel": jnp.array([[0.0, 0.1], [0.0, 0.0]])}}
     >>> grads = {"head": {"kernel": jnp.array([[1.0, -1.0], [2.0, 2.0]])}}
     >>> tx = kinopt.hard_collision(0.5, key=0)

@@ -1,0 +1,250 @@
+"""Many seeds of any Optax optimizer: thousands of runs as one program.
+
+`run` takes a loss, an optimizer and one key for each seed, and brings every seed to its own end: a
+stop rule, a number of steps, or a loss that is not finite. Seeds run side by side in lanes, which
+are refilled as seeds end (see `kinopt.lanes`), on every core of a CPU, on one accelerator, or on
+all the devices of a `jax.sharding.Mesh`.
+
+>>> import kinopt, optax
+>>> def loss(x):
+...     return (x**2 - 1)**2
+>>> def near_a_minimum(x, value):
+...     return jnp.where(value < 1e-3, jnp.where(x < 0, 1, 2), 0)
+>>> result = run(
+...     loss,
+...     lambda key: kinopt.bbi(0.05, extra_energy=1.0, initial_direction="random", key=key),
+...     jnp.array(0.2),
+...     jax.random.split(jax.random.key(0), 100),
+...     num_steps=1000,
+...     stop=near_a_minimum,
+... )
+>>> sorted(set(result.outcome.tolist()))
+[1, 2]
+
+What becomes of a seed depends on its key and its start alone: not on the number of lanes, on the
+chunk, on how many devices there are, or on the seeds that run beside it. One exception is out of
+reach here: a library that multiplies matrices may round differently with the batch size, so that
+for a loss with matrix products the last digits can vary with `lanes`.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kinopt._typing import PyTree, Scalar
+from kinopt._workers import devices_of, drive, in_order, make_workers
+from kinopt.lanes import Line, Problem
+
+__all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
+
+
+class EnsembleResult(NamedTuple):
+    """How the seeds ended. All arrays have a leading axis of seeds, in the order of the keys."""
+
+    params: PyTree  # parameters at the end
+    value: jax.Array  # float [seeds]: loss at `params`
+    best_value: jax.Array  # float [seeds]: lowest loss on the way, the start included
+    outcome: jax.Array  # int32 [seeds]: what `stop` said; 0 undecided; -1 loss not finite
+    num_steps: jax.Array  # int32 [seeds]: updates until the end
+    opt_state: PyTree  # state of the optimizer at the end
+    seed: jax.Array  # int32 [seeds]: place in `keys`; 0, 1, 2, ... unless it was interrupted
+
+
+class Trajectories(NamedTuple):
+    """What some seeds went through. Axes: seeds, records, then those of a parameter."""
+
+    params: PyTree  # [seeds, records, ...]
+    value: jax.Array  # float [seeds, records]: loss at `params`
+    num_steps: jax.Array  # int32 [seeds, records]: updates until then
+
+
+def run(
+    loss_fn: Callable[[PyTree], Scalar],
+    optimizer: Any,
+    params: PyTree,
+    keys: jax.Array,
+    *,
+    num_steps: int,
+    stacked: bool = False,
+    stop: Callable[[PyTree, Scalar], Any] | None = None,
+    lanes: int | None = None,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> EnsembleResult:
+    """Runs one seed for each key to its end.
+
+    A step evaluates loss and gradient once and applies `optimizer.update(grad, state, params,
+    value=..., grad=..., value_fn=loss_fn)`. A seed ends
+
+    - with outcome k where `stop(params, value)` says k, for the parameters after an update and the
+      loss at them (the start is not asked about);
+    - with outcome -1 where the loss is not finite, at the start too;
+    - with outcome 0 after `num_steps` updates.
+
+    Programs are compiled once for a given `loss_fn`, `optimizer` and `stop`: pass the same function
+    objects again, not equal ones, and the second call starts at once.
+
+    Args:
+      loss_fn: params -> scalar loss.
+      optimizer: key -> `optax.GradientTransformation`, or one (then the seeds differ only in their
+        starts). It is called under `jax.jit` with a key as found in `keys`.
+      params: the start: a pytree of arrays. With `stacked`, one start for each seed.
+      keys: shape [seeds] (typed keys) or [seeds, 2] (raw ones).
+      num_steps: most updates for one seed, >= 0.
+      stacked: whether the leaves of `params` have a leading axis of seeds.
+      stop: params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k. For
+        example `kinopt.basins.quadratic_basins(...)`. None: nothing stops a seed but `num_steps`.
+      lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
+        its cache (a CPU) or memory (an accelerator) suggests.
+      chunk: steps between refills. None: 128.
+      mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
+        all its cores. With several processes, all call `run` with the same arguments.
+      progress: show a progress bar with the outcomes so far (needs tqdm).
+
+    Returns:
+      An `EnsembleResult`, on one device (with several processes, on one of each). After Ctrl-C it
+      holds the seeds that have ended, with a warning: those are the quick ones.
+
+    Raises:
+      TypeError: if the loss or what `stop` says is not a scalar of the right type.
+      ValueError: if shapes or numbers do not fit.
+    """
+    problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
+    for name, number in {"lanes": lanes, "chunk": chunk}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, or None for the default; got {number}")
+    num_seeds = keys.shape[0]
+    if num_seeds == 0:
+        raise ValueError("keys is empty: an ensemble needs at least one seed")
+    workers = make_workers(problem, params, keys, lanes, chunk, devices_of(mesh, keys))
+    lines, interrupted = drive(workers, progress)
+    lane, seed = in_order(lines)
+    if interrupted:
+        warnings.warn(
+            f"Interrupted: {len(seed)} of {num_seeds} seeds had ended. The result holds those; "
+            f"they are the quicker ones, so their outcomes are not a fair sample.",
+            stacklevel=2,
+        )
+    return EnsembleResult(
+        params=lane.params,
+        value=lane.value,
+        best_value=lane.best_value,
+        outcome=lane.outcome,
+        num_steps=lane.num_steps,
+        opt_state=lane.opt_state,
+        seed=jnp.asarray(seed, jnp.int32),
+    )
+
+
+def trajectories(
+    loss_fn: Callable[[PyTree], Scalar],
+    optimizer: Any,
+    params: PyTree,
+    keys: jax.Array,
+    *,
+    num_steps: int,
+    every: int = 1,
+    stacked: bool = False,
+    stop: Callable[[PyTree, Scalar], Any] | None = None,
+) -> Trajectories:
+    """What chosen seeds go through: their parameters after every `every` updates.
+
+    The seeds are those of `run` with the same arguments: pass the keys (and the starts, if stacked)
+    of the seeds to look at, `keys[:10]` or `keys[result.outcome == 2]`. All of them run side by
+    side for `num_steps`, and all their records are in memory.
+
+    Args:
+      loss_fn: as in `run`.
+      optimizer: as in `run`.
+      params: as in `run`.
+      keys: as in `run`, of the chosen seeds.
+      num_steps: as in `run`.
+      every: updates between two records, >= 1.
+      stacked: as in `run`.
+      stop: as in `run`. A seed that has ended repeats its last record.
+
+    Returns:
+      `Trajectories` of 1 + num_steps // every records; the first is the start.
+
+    Raises:
+      TypeError: as `run`.
+      ValueError: as `run`, or if `every` is below 1.
+
+    >>> import optax
+    >>> path = trajectories(
+    ...     lambda x: x**2, optax.sgd(0.25), jnp.array(1.0), jax.random.split(jax.random.key(0), 2),
+    ...     num_steps=4, every=2)
+    >>> path.params[0], path.num_steps[0]
+    (Array([1.    , 0.25  , 0.0625], dtype=float32), Array([0, 2, 4], dtype=int32))
+    """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
+    num_seeds = keys.shape[0]
+    # One program, whose lanes are the seeds, called once for each record.
+    devices = devices_of(None, keys)[:1]
+    [(program, source, line)] = make_workers(problem, params, keys, num_seeds, every, devices)
+    records = [_seen(num_seeds, line)]
+    for _ in range(num_steps // every):
+        line = program(source, line, np.int32(1))
+        records.append(_seen(num_seeds, line))
+    values = jax.jit(jax.vmap(jax.vmap(loss_fn)))
+    path, count = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *records)
+    return Trajectories(path, values(path), count)
+
+
+def _seen(num_seeds: int, line: Line) -> tuple[PyTree, jax.Array]:
+    """Where the seeds of a line are whose lanes are all of them, in the order of the keys."""
+    lanes, kept = line.lanes, line.kept
+
+    def latest(new, old):
+        ended = kept.ended.reshape(kept.ended.shape + (1,) * (new.ndim - 1))
+        return jnp.where(ended, old, new)[:num_seeds]
+
+    return jax.tree.map(latest, (lanes.params, lanes.num_steps), (kept.params, kept.num_steps))
+
+
+def _problem(
+    loss_fn, optimizer, params: PyTree, keys, num_steps, stacked: bool, stop
+) -> tuple[Problem, PyTree, jax.Array]:
+    """The arguments, checked: the problem, the parameters as arrays, and the keys' data."""
+    if not isinstance(num_steps, int) or num_steps < 0:
+        raise ValueError(f"num_steps must be an integer >= 0, got {num_steps!r}")
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
+    keys = jnp.asarray(keys)
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if keys.ndim != (1 if typed else 2):
+        raise ValueError(
+            f"keys must be one key for each seed, jax.random.split(jax.random.key(0), seeds); got "
+            f"an array of shape {keys.shape} and type {keys.dtype}"
+        )
+    if stacked:
+        for leaf in jax.tree.leaves(params):
+            if leaf.ndim == 0 or leaf.shape[0] != keys.shape[0]:
+                raise ValueError(
+                    f"with stacked=True every leaf of params needs a leading axis of "
+                    f"{keys.shape[0]} seeds, one for each key; got a leaf of shape {leaf.shape}"
+                )
+    first = jax.tree.map(lambda x: x[0], params) if stacked else params
+    value = jax.eval_shape(loss_fn, first)
+    if not (
+        hasattr(value, "shape") and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)
+    ):
+        raise TypeError(f"loss_fn must return a floating scalar, an array of shape []; got {value}")
+    if stop is not None:
+        said = jax.eval_shape(stop, first, value)
+        if not (hasattr(said, "shape") and said.shape == () and said.dtype.kind in "iub"):
+            raise TypeError(
+                f"stop(params, value) must return an integer of shape [], 0 to go on or k > 0 to "
+                f"end with outcome k; got {said}"
+            )
+    impl = None
+    if typed:
+        impl, keys = jax.random.key_impl(keys), jax.random.key_data(keys)
+    return Problem(loss_fn, optimizer, stop, num_steps, stacked, impl), params, keys
