@@ -67,13 +67,14 @@ class ConvNet(linen.Module):
 
 
 class ResNet(linen.Module):
-    """ResNet-18 for small images: four stages of two blocks, the last one eight times as wide.
+    """ResNet-18 for small images: four stages of two blocks, each twice as wide as the one before.
 
     Group normalization stands for batch normalization, which would bring a state of its own.
     """
 
     width: int = 64
     num_classes: int = 10
+    num_stages: int = 4
 
     @linen.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -84,7 +85,7 @@ class ResNet(linen.Module):
             return linen.GroupNorm(num_groups=8)(x)
 
         x = linen.relu(convolve(images, self.width))
-        for stage in range(4):
+        for stage in range(self.num_stages):
             channels = self.width * 2**stage
             for stride in (1 if stage == 0 else 2, 1):
                 change = convolve(linen.relu(convolve(x, channels, 3, stride)), channels)

@@ -9,12 +9,13 @@ The least traffic possible reads parameters, gradient and state once, and writes
 gradient; beside it stands what the compiled program touches, as XLA counts it.
 
 Reproduces: BBI, section 5, which leaves the cost of a step open.
-Needs: nothing; 2 GB of memory at laptop.
-Takes: smoke 20 s; laptop 2 min; paper 5 min on 2 cores.
+Needs: nothing; 6 GB of memory at laptop.
+Takes: smoke 20 s; laptop 5 min; paper 20 min on 2 cores.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,10 @@ import optax
 import kinopt
 from benchmarks.markdown import table_of
 from benchmarks.record import Row, latest
+from benchmarks.speed._ratios import ratios_picture
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
-__all__ = ["PRESETS", "Settings", "run", "table"]
+__all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 KERNEL = (2048, 2048)
 """A tree is made of such leaves, and a vector for what is left over."""
@@ -39,7 +41,7 @@ class Settings:
     sizes: tuple[int, ...] = (1_000_000, 50_000_000)
     head_features: int = 512
     head_neurons: tuple[int, int] = (10, 1000)
-    num_turns: int = 21
+    num_turns: int = 9
     dtype: str = "float32"
     seed: int = 0
 
@@ -163,10 +165,30 @@ def table(rows: list[Row]) -> str:
                 f"{row['parameters']:,}",
                 row["optimizer"],
                 "{1:.2f} ({0:.2f} to {2:.2f})".format(*row["milliseconds"]),
-                str(MedianRatio(*row["ratio"])),
+                str(MedianRatio.from_row(row["ratio"])),
                 f"{row['state_per_parameter']:.0f}",
                 f"{row['bytes_per_parameter']:.0f} ({row['least_bytes_per_parameter']:.0f})",
             ]
             for row in latest(rows)
         ],
     )
+
+
+def headline(rows: list[Row]) -> str:
+    """BBI against Adam on the largest tree."""
+    last = latest(rows)
+    largest = max(row["parameters"] for row in last)
+    (bbi,) = (r for r in last if (r["parameters"], r["optimizer"]) == (largest, "bbi"))
+    ratio = MedianRatio.from_row(bbi["ratio"])
+    return f"bbi takes {ratio} times Adam's step on {largest / 1e6:.0f} million parameters"
+
+
+def plot(rows: list[Row], folder: str | Path) -> Path:
+    """The ratios to Adam with their intervals."""
+    ratios = {
+        f"{row['optimizer']} ({row['parameters']:,})": row["ratio"]
+        for row in latest(rows)
+        if row["optimizer"] != YARDSTICK
+    }
+    label = "a step, in steps of Adam (number of parameters in brackets)"
+    return ratios_picture(ratios, label, Path(folder) / "speed.steps.png")
