@@ -44,7 +44,6 @@ class Settings:
     batch_size: int = 128
     heads: tuple[int, ...] = (10, 1000)
     cell_size: int = 128
-    every: int = 10
     num_turns: int = 6
     seed: int = 0
 
@@ -65,12 +64,10 @@ def collisions(settings: Settings, num_classes: int) -> dict[str, optax.Gradient
         PLAIN: optax.identity(),
         "soft": soft(c, mask=head),
         "hard": hard(0.2, mask=head),
-        "hard, matching": hard(0.2, mask=head, combine="matching"),
     }
     if num_classes > settings.cell_size:
         chosen[f"soft, cells of {size}"] = soft(c, mask=head, cell_size=size)
         chosen[f"hard, cells of {size}"] = hard(0.2, mask=head, cell_size=size)
-        chosen[f"soft, every {settings.every} steps"] = soft(c, mask=head, every=settings.every)
     return chosen
 
 
