@@ -27,7 +27,7 @@ import optax
 
 import kinopt
 from benchmarks.markdown import table_of
-from benchmarks.record import Row, latest
+from benchmarks.record import NOTHING, Done, Row, latest
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
 __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
@@ -63,13 +63,14 @@ PRESETS = {
 }
 
 
-def run(settings: Settings) -> Iterator[Row]:
+def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each task and candidate."""
     soft, hard, s = kinopt.soft_collision, kinopt.hard_collision, settings
     layer = _Layer(s.shape, s.seed)
     few = layer.coefficient(s.density)
     size = s.cell_size
     yield from _rows(
+        done,
         "schemes",
         layer,
         {
@@ -94,7 +95,7 @@ def run(settings: Settings) -> Iterator[Row]:
             "hard": hard(c),
             "hard, gaussian": hard(c, scatter="gaussian"),
         }
-        yield from _rows("density", layer, candidates, s.num_turns, wanted=density)
+        yield from _rows(done, "density", layer, candidates, s.num_turns, wanted=density)
     del layer
     shapes = {
         "neurons": [(n, s.middle[1]) for n in s.neurons],
@@ -105,6 +106,7 @@ def run(settings: Settings) -> Iterator[Row]:
             layer = _Layer(shape, s.seed)
             c = layer.coefficient(s.density)
             yield from _rows(
+                done,
                 task,
                 layer,
                 {
@@ -118,7 +120,9 @@ def run(settings: Settings) -> Iterator[Row]:
     layer = _Layer(s.naive, s.seed)
     c = layer.coefficient(s.density)
     naive = {"soft as written": _naive_soft(0.1), "hard as written": _naive_hard(c, s.seed)}
-    yield from _rows("naive", layer, {"soft": soft(0.1), "hard": hard(c)} | naive, s.num_turns)
+    yield from _rows(
+        done, "naive", layer, {"soft": soft(0.1), "hard": hard(c)} | naive, s.num_turns
+    )
     layer = _Layer(s.large, s.seed)
     large = {
         "soft": soft(0.1),
@@ -126,7 +130,7 @@ def run(settings: Settings) -> Iterator[Row]:
         "hard, no pair accepted": hard(0.0),
         "hard, matching": hard(0.2, combine="matching"),
     }
-    yield from _rows("large", layer, large, s.num_large_turns)
+    yield from _rows(done, "large", layer, large, s.num_large_turns)
 
 
 class _Layer:
@@ -167,12 +171,21 @@ class _Layer:
 
 
 def _rows(
+    done: Done,
     task: str,
     layer: _Layer,
     transformations: dict[str, Any],
     num_turns: int,
     wanted: float | None = None,
 ) -> Iterator[Row]:
+    identity = {
+        "task": task,
+        "neurons": layer.neurons,
+        "features": layer.features,
+        "density": wanted,
+    }
+    if all(done(**identity, candidate=name) for name in (PRODUCTS, *transformations)):
+        return
     compiled = {PRODUCTS: jax.jit(layer.products)}
     states: dict[str, Any] = {PRODUCTS: ()}
     for name, tx in transformations.items():
@@ -190,10 +203,7 @@ def _rows(
             (stats,) = kinopt.collision_stats(calls[name]()[1]).values()
             accepted = stats.accepted_fraction
         yield {
-            "task": task,
-            "neurons": layer.neurons,
-            "features": layer.features,
-            "density": wanted,
+            **identity,
             "candidate": name,
             "milliseconds": [1e3 * float(q) for q in np.quantile(seconds[name], [0.25, 0.5, 0.75])],
             "ratio": list(median_ratio(seconds[name], seconds[PRODUCTS])),
