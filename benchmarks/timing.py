@@ -28,7 +28,9 @@ class MedianRatio(NamedTuple):
         return cls(*(np.nan if value is None else value for value in values))
 
     def __str__(self) -> str:
-        """For a table: median and interval."""
+        """For a table: median, and interval if there is one."""
+        if np.isnan(self.low):
+            return f"{self.median:.3f}"
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
