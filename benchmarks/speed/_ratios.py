@@ -19,7 +19,7 @@ def ratios_picture(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 0.27 * len(ratios) + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -34,8 +34,8 @@ def ratios_picture(
     if aim is not None:
         axes.axvline(aim, color="black", lw=1, ls=":")
     axes.set(xscale="log", xlabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", lw=0.3)
     figure.savefig(target, dpi=120)

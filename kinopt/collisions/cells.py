@@ -24,7 +24,7 @@ from kinopt._typing import Neurons
 from kinopt.collisions.blockwise import BLOCK_NUMBERS
 from kinopt.collisions.devices import WHOLE, Spread
 from kinopt.collisions.draws import ORDER, derived_key, normals, random_order, words
-from kinopt.collisions.rows import energy_ratio
+from kinopt.collisions.rows import energy_ratio, in_rows
 
 __all__ = ["MAXIMA", "Cells", "cell_order", "in_cells"]
 
@@ -103,13 +103,14 @@ def in_cells(
     ]
     here = spread.neurons_here(g)
     within = spread._replace(neuron_axes=(), rows=None)
+    rows = in_rows(w, g)
     after, collected = g, []
     for members, group_keys in groups:
         if not len(members):
             continue
         mine, unique = spread.share(len(members))
         cell_shape = len(mine), members.shape[1], w.shape[1]
-        ours = spread.fetch((w, g), members[mine].ravel())
+        ours = in_rows(*spread.fetch(rows, members[mine].ravel()))
         cell_w, cell_g = (x.reshape(cell_shape) for x in ours)
         moved, seen = jax.lax.map(
             lambda cell: law(cell[0], cell[1], cell[2], within),
@@ -120,8 +121,8 @@ def in_cells(
         candidates = size // 2 if matching else size * (size - 1) // 2
         places = jnp.full(neurons, -1).at[members.ravel()].set(jnp.arange(members.size))
         place = places[here][:, None]
-        moved = moved.reshape(-1, w.shape[1])
-        home = spread.fetch_shared(moved, jnp.maximum(place[:, 0], 0))
+        (moved,) = in_rows(moved.reshape(-1, w.shape[1]))
+        (home,) = in_rows(spread.fetch_shared(moved, jnp.maximum(place[:, 0], 0)))
         after = jnp.where(place >= 0, home, after)
         collected.append((seen, unique, candidates))
     return after, _together(collected, after, g, spread)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.devices import Spread
 from kinopt.collisions.partners import Gas, accepts, random_matching
-from kinopt.collisions.rows import quotient
+from kinopt.collisions.rows import in_rows, quotient
 from kinopt.collisions.scattering import pair_directions, scattered
 
 __all__ = ["collide_matching"]
@@ -31,8 +31,9 @@ def collide_matching(
     pairs = jnp.stack(random_matching(key, neurons), axis=1)
     mine, unique = spread.share(len(pairs))
     i, j = pairs[mine].T
-    w_i, g_i = spread.fetch((gas.w, gas.g), i)
-    w_j, g_j = spread.fetch((gas.w, gas.g), j)
+    w, g = in_rows(gas.w, gas.g)
+    w_i, g_i = spread.fetch((w, g), i)
+    w_j, g_j = spread.fetch((w, g), j)
 
     def dot(a, b):
         return spread.over_features(jnp.sum(a * b, axis=1))
@@ -43,12 +44,12 @@ def collide_matching(
     if approaching_only:
         accepted &= dot(w_i - w_j, g_i - g_j) > 0
     n_ij = pair_directions(key, i, j, gas.g, spread)
-    dg = jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0)
+    (dg,) = in_rows(jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0))
 
     # The place of each neuron in the list of pairs; -1 for the one that stays out.
     places = jnp.full(neurons, -1).at[pairs.ravel()].set(jnp.arange(pairs.size))
     place = places[spread.neurons_here(gas.g)][:, None]
-    change = spread.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2)
+    (change,) = in_rows(spread.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2))
     change = jnp.where(place < 0, 0, jnp.where(place % 2 == 0, change, -change))
 
     lengths = jnp.sqrt(dot(w_i, w_i)) * jnp.sqrt(dot(w_j, w_j))
