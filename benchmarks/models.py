@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-__all__ = ["MLP", "ConvNet", "NnxMLP"]
+__all__ = ["MLP", "ConvNet", "NnxMLP", "ResNet"]
 
 
 class MLP(linen.Module):
@@ -64,3 +64,31 @@ class ConvNet(linen.Module):
             x = linen.relu(linen.Conv(width, (3, 3), strides=(2, 2))(x))
         x = jnp.mean(x, axis=(1, 2))
         return linen.Dense(self.num_classes, name="head")(x)
+
+
+class ResNet(linen.Module):
+    """ResNet-18 for small images: four stages of two blocks, each twice as wide as the one before.
+
+    Group normalization stands for batch normalization, which would bring a state of its own.
+    """
+
+    width: int = 64
+    num_classes: int = 10
+    num_stages: int = 4
+
+    @linen.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Class logits of a batch of images."""
+
+        def convolve(x: jax.Array, channels: int, kernel: int = 3, stride: int = 1) -> jax.Array:
+            x = linen.Conv(channels, (kernel, kernel), stride, use_bias=False)(x)
+            return linen.GroupNorm(num_groups=8)(x)
+
+        x = linen.relu(convolve(images, self.width))
+        for stage in range(self.num_stages):
+            channels = self.width * 2**stage
+            for stride in (1 if stage == 0 else 2, 1):
+                change = convolve(linen.relu(convolve(x, channels, 3, stride)), channels)
+                x = x if x.shape == change.shape else convolve(x, channels, 1, stride)
+                x = linen.relu(x + change)
+        return linen.Dense(self.num_classes, name="head")(jnp.mean(x, axis=(1, 2)))

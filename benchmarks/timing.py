@@ -5,7 +5,7 @@ nearly the same machine, so the median of their ratios is far steadier than the 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +22,15 @@ class MedianRatio(NamedTuple):
     low: float
     high: float
 
+    @classmethod
+    def from_row(cls, values: Sequence[float | None]) -> "MedianRatio":
+        """From a row of results, which has null for nan."""
+        return cls(*(np.nan if value is None else value for value in values))
+
     def __str__(self) -> str:
-        """For a table: median and interval."""
+        """For a table: median, and interval if there is one."""
+        if np.isnan(self.low):
+            return f"{self.median:.3f}"
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 

@@ -8,6 +8,7 @@ import pytest
 import kinopt
 import tests.oracle as oracle
 from kinopt.collisions.cells import cell_order, in_cells
+from kinopt.collisions.draws import derived_key
 from kinopt.collisions.hard import hard_law
 from kinopt.collisions.scattering import pair_directions
 from kinopt.collisions.soft import soft_law
@@ -33,9 +34,9 @@ def layer(neurons, features, seed=0):
 def cells_of(w, key, cells, cell_size):
     """The lists of neurons, and the keys, of the cells that the library makes with this key."""
     num_cells = -(-len(w) // cell_size)
-    key_order, key_law = jax.random.split(key)
-    order = np.asarray(cell_order(jnp.asarray(w), key_order, cells, num_cells))
-    return np.array_split(order, num_cells), jax.random.split(key_law, num_cells)
+    order = np.asarray(cell_order(jnp.asarray(w), key, cells, num_cells))
+    keys = [derived_key(key, 0, n + 1) for n in range(num_cells)]
+    return np.array_split(order, num_cells), keys
 
 
 @KINDS

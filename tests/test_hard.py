@@ -63,7 +63,7 @@ def collide_many(w, g, keys, c, restitution=1.0, **scheme):
 
 def matching_of(neurons, seed=0):
     """The disjoint candidate pairs that this seed gives."""
-    i, j = random_matching(jax.random.split(jax.random.key(seed))[0], neurons)
+    i, j = random_matching(jax.random.key(seed), neurons)
     return list(zip(np.asarray(i), np.asarray(j), strict=True))
 
 
@@ -73,7 +73,6 @@ def by_the_paper(w, g, c, seed=0, combine="sum", dtype=jnp.float64, **scheme):
     key, partners = jax.random.key(seed), None
     with jax.enable_x64(dtype == jnp.float64):
         if combine == "matching":
-            _, key = jax.random.split(key)
             partners = np.arange(neurons)
             for i, j in matching_of(neurons, seed):
                 partners[i], partners[j] = j, i

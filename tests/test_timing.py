@@ -28,3 +28,8 @@ def test_the_interval_covers_the_median_as_often_as_it_says():
 def test_too_few_turns_have_no_interval():
     assert np.isnan(median_ratio(np.ones(2), np.ones(2)).low)
     assert np.isnan(median_ratio(np.array([]), np.array([])).median)
+
+
+def test_a_ratio_in_a_table_comes_from_a_row():
+    assert str(MedianRatio.from_row([1.5, 1.25, 2.0])) == "1.500 (1.250 to 2.000)"
+    assert str(MedianRatio.from_row([1.5, None, None])) == "1.500"

@@ -23,7 +23,8 @@ from jaxtyping import Array, Float, Int
 from kinopt._typing import Neurons
 from kinopt.collisions.blockwise import BLOCK_NUMBERS
 from kinopt.collisions.devices import WHOLE, Spread
-from kinopt.collisions.rows import energy_ratio
+from kinopt.collisions.draws import ORDER, derived_key, normals, random_order, words
+from kinopt.collisions.rows import energy_ratio, in_rows
 
 __all__ = ["MAXIMA", "Cells", "cell_order", "in_cells"]
 
@@ -53,15 +54,14 @@ def cell_order(
     """
     neurons, features = spread.sizes(w)
     if cells == "random":
-        return jax.random.permutation(key, neurons)
-    key_directions, key_ties = jax.random.split(key)
+        return random_order(key, neurons)
     bits = min(math.ceil(math.log2(num_cells)) + EXTRA_BITS, 31)
-    directions = jax.random.normal(key_directions, (features, bits), w.dtype)
+    directions = normals(key, ORDER, 1, features * bits, w.dtype).reshape(features, bits)
     if spread.columns is not None:
         directions = directions[spread.columns]
     positive = spread.over_features(w @ directions) > 0
     codes = spread.all_rows(jnp.sum(positive * 2 ** jnp.arange(bits, dtype=jnp.uint32), axis=1))
-    ties = jax.random.bits(key_ties, (neurons,), jnp.uint32)
+    ties = words(key, ORDER, 0, neurons)
     return jax.lax.sort((codes, ties, jnp.arange(neurons)), num_keys=2)[-1]
 
 
@@ -94,9 +94,8 @@ def in_cells(
     assert key is not None
     num_cells = -(-neurons // cell_size)
     size, larger = divmod(neurons, num_cells)
-    key_order, key_law = jax.random.split(key)
-    order = cell_order(w, key_order, cells, num_cells, spread)
-    keys = jax.random.split(key_law, num_cells)
+    order = cell_order(w, key, cells, num_cells, spread)
+    keys = jax.vmap(lambda cell: derived_key(key, 0, cell))(jnp.arange(1, num_cells + 1))
     split = larger * (size + 1)
     groups = [
         (order[:split].reshape(larger, size + 1), keys[:larger]),
@@ -104,13 +103,14 @@ def in_cells(
     ]
     here = spread.neurons_here(g)
     within = spread._replace(neuron_axes=(), rows=None)
+    rows = in_rows(w, g)
     after, collected = g, []
     for members, group_keys in groups:
         if not len(members):
             continue
         mine, unique = spread.share(len(members))
         cell_shape = len(mine), members.shape[1], w.shape[1]
-        ours = spread.fetch((w, g), members[mine].ravel())
+        ours = in_rows(*spread.fetch(rows, members[mine].ravel()))
         cell_w, cell_g = (x.reshape(cell_shape) for x in ours)
         moved, seen = jax.lax.map(
             lambda cell: law(cell[0], cell[1], cell[2], within),
@@ -121,7 +121,8 @@ def in_cells(
         candidates = size // 2 if matching else size * (size - 1) // 2
         places = jnp.full(neurons, -1).at[members.ravel()].set(jnp.arange(members.size))
         place = places[here][:, None]
-        home = spread.fetch_shared(moved.reshape(-1, w.shape[1]), jnp.maximum(place[:, 0], 0))
+        (moved,) = in_rows(moved.reshape(-1, w.shape[1]))
+        (home,) = in_rows(spread.fetch_shared(moved, jnp.maximum(place[:, 0], 0)))
         after = jnp.where(place >= 0, home, after)
         collected.append((seen, unique, candidates))
     return after, _together(collected, after, g, spread)

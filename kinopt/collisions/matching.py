@@ -12,7 +12,7 @@ from jaxtyping import Array
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.devices import Spread
 from kinopt.collisions.partners import Gas, accepts, random_matching
-from kinopt.collisions.rows import quotient, row_lengths
+from kinopt.collisions.rows import in_rows, quotient
 from kinopt.collisions.scattering import pair_directions, scattered
 
 __all__ = ["collide_matching"]
@@ -27,31 +27,33 @@ def collide_matching(
     spread: Spread,
 ) -> tuple[Neurons, Scalar, Scalar, Scalar]:
     """The change of G, the accepted fraction of candidates, and their mean and largest |cos|."""
-    key_matching, key_scatter = jax.random.split(key)
     neurons, _ = spread.sizes(gas.g)
-    pairs = jnp.stack(random_matching(key_matching, neurons), axis=1)
+    pairs = jnp.stack(random_matching(key, neurons), axis=1)
     mine, unique = spread.share(len(pairs))
     i, j = pairs[mine].T
-    w_i, g_i = spread.fetch((gas.w, gas.g), i)
-    w_j, g_j = spread.fetch((gas.w, gas.g), j)
+    w, g = in_rows(gas.w, gas.g)
+    w_i, g_i = spread.fetch((w, g), i)
+    w_j, g_j = spread.fetch((w, g), j)
 
-    w_r = row_lengths(w_i - w_j, spread) * gas.unit
-    g_r = row_lengths(g_i - g_j, spread)
+    def dot(a, b):
+        return spread.over_features(jnp.sum(a * b, axis=1))
+
+    w_r = jnp.sqrt(dot(w_i - w_j, w_i - w_j)) * gas.unit
+    g_r = jnp.sqrt(dot(g_i - g_j, g_i - g_j))
     accepted = accepts(g_r, w_r, spread.over_neurons(jnp.max(g_r), jax.lax.pmax), coll_coef)
     if approaching_only:
-        closing = jnp.sum((w_i - w_j) * (g_i - g_j), axis=1)
-        accepted &= spread.over_features(closing) > 0
-    n_ij = pair_directions(key_scatter, i, j, gas.g, spread)
-    dg = jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0)
+        accepted &= dot(w_i - w_j, g_i - g_j) > 0
+    n_ij = pair_directions(key, i, j, gas.g, spread)
+    (dg,) = in_rows(jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0))
 
     # The place of each neuron in the list of pairs; -1 for the one that stays out.
     places = jnp.full(neurons, -1).at[pairs.ravel()].set(jnp.arange(pairs.size))
     place = places[spread.neurons_here(gas.g)][:, None]
-    change = spread.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2)
+    (change,) = in_rows(spread.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2))
     change = jnp.where(place < 0, 0, jnp.where(place % 2 == 0, change, -change))
 
-    product = spread.over_features(jnp.sum(w_i * w_j, axis=1))
-    cosines = jnp.abs(quotient(product, row_lengths(w_i, spread) * row_lengths(w_j, spread)))
+    lengths = jnp.sqrt(dot(w_i, w_i)) * jnp.sqrt(dot(w_j, w_j))
+    cosines = jnp.abs(quotient(dot(w_i, w_j), lengths))
     return (
         change,
         spread.over_neurons(jnp.sum(accepted & unique)) / len(pairs),

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.devices import WHOLE, Spread
+from kinopt.collisions.draws import random_order
 
 __all__ = ["Gas", "accepts", "closing_speeds", "random_matching", "squared_distances"]
 
@@ -96,5 +97,5 @@ def random_matching(key: Array, neurons: int) -> tuple[Int[Array, " pairs"], Int
     >>> len(set(i.tolist() + j.tolist()))
     4
     """
-    order = jax.random.permutation(key, neurons)[: neurons // 2 * 2].reshape(-1, 2)
+    order = random_order(key, neurons)[: neurons // 2 * 2].reshape(-1, 2)
     return jnp.min(order, axis=1), jnp.max(order, axis=1)

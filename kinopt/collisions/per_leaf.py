@@ -21,15 +21,13 @@ from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Neurons, PyTree, Scalar, Schedule
 from kinopt.collisions.cells import MAXIMA
 from kinopt.collisions.devices import Spread
+from kinopt.collisions.draws import derived_key
 from kinopt.collisions.placement import Placement, place, whole_leaves
 from kinopt.collisions.stats import CollisionState, HardState, SoftState
 from kinopt.layers import Leaf, along_leaves, collidable_leaves, from_neurons, to_neurons
 from kinopt.trees import accumulator_dtype
 
 __all__ = ["Law", "Leaves", "collide_leaves"]
-
-ODD = 2654435769
-"""2^32 over the golden ratio: multiples of it, modulo 2^32, come back only after 2^32 steps."""
 
 LARGE_LAYER = 8192
 """From here on a step costs enough to say so: N^2 D work at every update."""
@@ -96,7 +94,7 @@ def collide_leaves(
         if num_slices == 1:  # a vmap over one slice would still turn branches into selects
             after, seen, skipped = (x[None] for x in one(ws[0], gs[0], key))
         else:
-            keys = None if key is None else jax.random.split(key, num_slices)[slice_numbers]
+            keys = None if key is None else jax.vmap(lambda n: derived_key(key, n))(slice_numbers)
             after, seen, skipped = jax.vmap(one)(ws, gs, keys)
         maxima = placement.over_slices(jnp.max(seen, axis=0), leaf, jax.lax.pmax)
         means = placement.over_slices(jnp.mean(seen, axis=0), leaf, jax.lax.pmean)
@@ -118,7 +116,10 @@ def collide_leaves(
         for n, leaf in enumerate(chosen.leaves(params)):
             if leaf.axes is None:
                 continue
-            leaf_key = None if base is None else _leaf_key(base, count, leaf.path)
+            # By name, whatever else is in the tree. Two leaves would share a key only at steps a
+            # fixed distance in 2^32 apart, as far as chance has it.
+            name = zlib.crc32(leaf.path.encode())
+            leaf_key = None if base is None else derived_key(base, jnp.uint32(name), count)
             placement, w = place(weights[n], gradients[n], shardings[n])
             gradients[n], stats[n] = collide(
                 leaf, placement, w, gradients[n], stats[n], leaf_key, jnp.asarray(c)
@@ -155,16 +156,6 @@ def collide_leaves(
 
     # Optax's types do not know states that are NamedTuples.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def _leaf_key(base: Array, count: Array, path: str) -> Array:
-    """A key for this step and this leaf, by name: what else is in the tree changes nothing.
-
-    One `fold_in` for both, since each costs as much as the soft law of a small head. Two leaves
-    would share a key only at steps a fixed distance in 2^32 apart, as far as chance has it.
-    """
-    name = jnp.uint32(zlib.crc32(path.encode()))
-    return jax.random.fold_in(base, count.astype(jnp.uint32) * jnp.uint32(ODD) + name)
 
 
 def _is_maximum(names: tuple[str, ...]) -> Array:

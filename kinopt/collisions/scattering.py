@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.devices import WHOLE, Spread, varying_like
+from kinopt.collisions.draws import normals
 
 __all__ = [
     "gaussian_noise",
@@ -28,6 +29,9 @@ __all__ = [
 PAIRS_PER_CHUNK = 64
 """Accepted pairs treated at once in a large layer; 16 in the head of a classifier. A draw of random
 bits has a fixed cost on a CPU, and the directions of a chunk that is not full are drawn in vain."""
+
+FEW_CANDIDATES = 4096
+"""A layer of 64 neurons has so many."""
 
 
 def pair_directions(
@@ -43,16 +47,8 @@ def pair_directions(
     >>> float(jnp.linalg.norm(n).round(6))
     1.0
     """
-    neurons, features = spread.sizes(g)
-
-    def draw(i, j):
-        if neurons <= 2**16:  # i N + j is a number of its own for each pair
-            pair_key = jax.random.fold_in(key, i * jnp.uint32(neurons) + j)
-        else:
-            pair_key = jax.random.fold_in(jax.random.fold_in(key, i), j)
-        return jax.random.normal(pair_key, (features,), g.dtype)
-
-    gaussian = jax.vmap(draw)(i.astype(jnp.uint32), j.astype(jnp.uint32))
+    _, features = spread.sizes(g)
+    gaussian = jax.vmap(lambda i, j: normals(key, i, j, features, g.dtype))(i, j)
     unit = gaussian / jnp.linalg.norm(gaussian, axis=1, keepdims=True)
     return unit if spread.columns is None else unit[:, spread.columns]
 
@@ -101,6 +97,8 @@ def scatter_pairs(
     chunk = min(candidates, PAIRS_PER_CHUNK, max(16, candidates // 64))
     ranks = jnp.cumsum(accepted, dtype=jnp.int32)  # the n-th accepted is where this reaches n
     total = ranks[-1]
+    # Comparing with all is cheaper than a search by halves for few, to run and to compile.
+    method = "compare_all" if candidates <= FEW_CANDIDATES else "scan"
 
     def more(carry):
         done, _ = carry
@@ -109,7 +107,7 @@ def scatter_pairs(
     def collide(carry):
         done, change = carry
         n = done + 1 + jnp.arange(chunk, dtype=jnp.int32)
-        a, b = pair(jnp.minimum(jnp.searchsorted(ranks, n), candidates - 1))
+        a, b = pair(jnp.minimum(jnp.searchsorted(ranks, n, method=method), candidates - 1))
         swapped = neurons[a] > neurons[b]
         i, j = jnp.where(swapped, b, a), jnp.where(swapped, a, b)
         n_ij = draw(neurons[i], neurons[j])
