@@ -5,6 +5,7 @@ in backquotes that is public is a link, and the comment beside a field of a Name
 """
 
 import re
+import unicodedata
 from pathlib import Path
 
 import griffe
@@ -12,7 +13,12 @@ import griffe
 PAGES = Path(__file__).parent / "pages" / "reference"
 
 NAME = re.compile(r"(?<!\[)`([A-Za-z_][\w.]*)(?:\(\))?`(?!\])")
-COMMENT = re.compile(r"\s#\s(.*?)\s*(?:#\s*pyright:.*)?$")
+GREEK = re.compile(
+    r"(?<![\w.])(d?)(delta|epsilon|eta|theta|lambda|mu|nu|pi|rho|sigma|Delta|Theta|Pi|Omega|Gamma)"
+    r"(?![A-Za-z0-9:-]|_[a-z]{2})(?: (?=[tEV]\b))?"
+)
+SPELT = {"lambda": "lamda"}  # as Unicode does
+COMMENT = re.compile(r"\s# (?!pyright)(.*?)(?:\s+# pyright:.*)?$")
 
 
 def documented(package: griffe.Module) -> list[str]:
@@ -43,7 +49,7 @@ def linked_names(paths: list[str]) -> dict[str, str]:
 def to_markdown(text: str, names: dict[str, str], own: str) -> str:
     """A docstring as Markdown: doctests fenced, public names linked."""
     lines: list[str] = []
-    in_doctest = False
+    in_doctest = in_equation = False
     for line in text.splitlines():
         if line.startswith(">>>") and not in_doctest:
             lines += ["", "```pycon"]
@@ -53,11 +59,26 @@ def to_markdown(text: str, names: dict[str, str], own: str) -> str:
             in_doctest = False
         if not in_doctest and not line.startswith("    >>>"):
             line = NAME.sub(lambda match: _link(match, names, own), line)
+            in_equation ^= line.strip() == "$$"
+            if not in_equation:
+                line = _symbols(line)
             line = re.sub(r"^References?: ", "**Source.** ", line)
         lines.append(line)
     if in_doctest:
         lines.append("```")
     return "\n".join(lines)
+
+
+def _symbols(line: str) -> str:
+    """Greek letters that go by their names, outside of code."""
+    parts = re.split(r"(`[^`]*`|\$[^$]+\$|\]\[[^\]]*\])", line)
+    return "".join(part if n % 2 else GREEK.sub(_letter, part) for n, part in enumerate(parts))
+
+
+def _letter(match: re.Match) -> str:
+    differential, name = match.groups()
+    size = "CAPITAL" if name[0].isupper() else "SMALL"
+    return differential + unicodedata.lookup(f"GREEK {size} LETTER {SPELT.get(name, name)}")
 
 
 def _link(match: re.Match, names: dict[str, str], own: str) -> str:
@@ -77,22 +98,24 @@ class Docstrings(griffe.Extension):
         for member in thing.members.values():
             if not member.is_alias:
                 self._rewrite(member, names)
-        if thing.is_attribute and thing.parent.is_class and not thing.docstring:
-            _describe_field(thing)
         if thing.docstring:
+            text = thing.docstring.value
+            if thing.is_class and "Args:" not in text:
+                text += _fields(thing)
             own = names.get(thing.name, thing.path)
-            thing.docstring.value = to_markdown(thing.docstring.value, names, own)
+            thing.docstring.value = to_markdown(text, names, own)
 
 
-def _describe_field(field: griffe.Attribute) -> None:
-    """The comment after a field, or on the line before it, as its docstring."""
-    source = field.parent.module.lines_collection[field.filepath]
-    before, line = source[field.lineno - 2], source[field.lineno - 1]
-    comment = COMMENT.search(line) or COMMENT.search(before)
-    if before.strip().startswith("# ") and "pyright" in line:
-        comment = COMMENT.search(before)
-    if comment and "pyright:" not in comment[1]:
-        text = comment[1][:1].upper() + comment[1][1:] + "."
-        # "int32 [seeds]: what it is": the type and shape as code.
-        text = re.sub(r"^([\w ]*\[[^\]]*\]):", lambda m: f"`{m[1][:1].lower()}{m[1][1:]}`:", text)
-        field.docstring = griffe.Docstring(text, parent=field)
+def _fields(thing: griffe.Class) -> str:
+    """The fields of a tuple, with the comments beside them, as a section of its docstring."""
+    source = thing.lines_collection[thing.filepath]
+    fields = []
+    for name, member in thing.members.items():
+        if member.is_attribute and not name.startswith("_") and member.annotation is not None:
+            comments = [COMMENT.search(source[member.lineno - back]) for back in (1, 2)]
+            said = [found[1] for found in comments if found and found[1]]
+            if said:  # "int32 [seeds]: what it is": a shape is code
+                shape, colon, rest = said[0].rpartition("]:")
+                text = f"`{shape}]`:{rest}" if colon else said[0]
+                fields.append(f"    {name}: {text}")
+    return "\n\nAttributes:\n" + "\n".join(fields) if fields else ""

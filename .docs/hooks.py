@@ -1,11 +1,12 @@
 """What the pages get while they are built: equations, figures from the rows, the font for both."""
 
-import importlib.util
+import importlib.metadata
 import sys
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
+FONT = "ziamath/fonts/STIXTwoMath-Regular.ttf"
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
@@ -15,10 +16,8 @@ import mathml  # noqa: E402
 
 def on_files(files, config):
     """The mathematical font comes from an installed package, the pictures from the results."""
-    ziamath = importlib.util.find_spec("ziamath")
-    assert ziamath is not None and ziamath.origin is not None, "pip install '.[docs]'"
-    font = Path(ziamath.origin).parent / "fonts" / "STIXTwoMath-Regular.ttf"
-    files.append(File.generated(config, "assets/math.ttf", content=font.read_bytes()))
+    font = importlib.metadata.distribution("ziamath").locate_file(FONT)
+    files.append(File.generated(config, "assets/math.ttf", content=Path(font).read_bytes()))
     for picture in sorted((HERE.parent / "benchmarks" / "results").glob("*.png")):
         path = f"results/{picture.name}"
         files.append(File.generated(config, path, content=picture.read_bytes()))
