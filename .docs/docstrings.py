@@ -6,11 +6,9 @@ in backquotes that is public is a link, and the comment beside a field of a Name
 
 import re
 import unicodedata
-from pathlib import Path
 
 import griffe
-
-PAGES = Path(__file__).parent / "pages" / "reference"
+from content import documented
 
 NAME = re.compile(r"(?<!\[)`([A-Za-z_][\w.]*)(?:\(\))?`(?!\])")
 GREEK = re.compile(
@@ -19,18 +17,6 @@ GREEK = re.compile(
 )
 SPELT = {"lambda": "lamda"}  # as Unicode does
 COMMENT = re.compile(r"\s# (?!pyright)(.*?)(?:\s+# pyright:.*)?$")
-
-
-def documented(package: griffe.Module) -> list[str]:
-    """The paths of everything the reference shows: what its pages name, and what modules export."""
-    paths = []
-    for page in sorted(PAGES.glob("*.md")):
-        for path in re.findall(r"^::: ([\w.]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
-            paths.append(path)
-            thing = package[path.partition(".")[2]]
-            if thing.is_module:
-                paths += [f"{path}.{name}" for name in thing.exports or []]
-    return paths
 
 
 def linked_names(paths: list[str]) -> dict[str, str]:
@@ -92,7 +78,7 @@ class Docstrings(griffe.Extension):
 
     def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
         """Called by griffe."""
-        self._rewrite(pkg, linked_names(documented(pkg)))
+        self._rewrite(pkg, linked_names(documented()))
 
     def _rewrite(self, thing: griffe.Object, names: dict[str, str]) -> None:
         for member in thing.members.values():

@@ -26,7 +26,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Fills in what is kept elsewhere: {{ name }} is a function of `content`."""
-    return content.fill(markdown)
+    return content.link_names(content.fill(markdown))
 
 
 def on_page_content(html, page, config, files):
