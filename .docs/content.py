@@ -26,8 +26,12 @@ def documented() -> list[str]:
     """The paths of everything the reference shows: what its pages name, and what modules export."""
     paths = []
     for page in sorted((HERE / "pages" / "reference").glob("*.md")):
-        for path in re.findall(r"^::: ([\w.]+)", page.read_text(encoding="utf-8"), re.MULTILINE):
-            paths += [path, *(f"{path}.{name}" for name in _exports(path))]
+        shown = re.findall(
+            r"^::: ([\w.]+)(?:\n +options: (.*))?", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for path, options in shown:
+            members = [] if "members: false" in options else _exports(path)
+            paths += [path, *(f"{path}.{name}" for name in members)]
     return paths
 
 

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import kinopt
 
 loss = lambda w: jnp.mean((w - 1.0) ** 2)  # noqa: E731
-optimizer = optax.chain(kinopt.hard_collision(0.5, key=1), kinopt.bbi(0.1, key=2))
+optimizer = optax.chain(kinopt.soft_collision(0.1), kinopt.bbi(0.1, fixed_bounce_every=4, key=1))
 
 
 @jax.jit

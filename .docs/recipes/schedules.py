@@ -1,7 +1,7 @@
 """Schedules: collisions that fade out, and a time step that changes.
 
 A coefficient may be any Optax schedule of the update count. Where it is 0 the gradients pass
-through bit for bit: that is also how to turn a collision off without changing the optimizer's state.
+through bit for bit: so a collision is turned off, and the optimizer's state stays as it is.
 """
 
 import jax
