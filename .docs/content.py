@@ -17,6 +17,8 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^()\s]+)\)")
 PAGES = {  # where a link into the repository leads on the pages
     "benchmarks/RESULTS.md": "results.md",
     ".github/CHANGELOG.md": "changes.md",
+    ".docs/pages/choose.md": "choose.md",
+    ".docs/pages/equations.md": "equations.md",
     "kinopt/layers.py": "reference/collisions.md",
     "kinopt/hamiltonians.py": "reference/hamiltonians.md",
 }
