@@ -92,7 +92,8 @@ def cell(experiment: str, row: str, column: str) -> str:
         header, *lines = table
         for line in lines:
             if column in header and line[: len(wanted)] == wanted:
-                return line[header.index(column)].strip("*° ")
+                found = line[header.index(column)].strip("*° ")
+                return found.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     raise LookupError(f"{experiment} has no row {row!r} with a column {column!r}")
 
 

@@ -93,7 +93,7 @@ def _step_rows(settings: Settings) -> Iterator[Row]:
         return states[name]
 
     calls = {name: lambda name=name: advance(name) for name in compiled}
-    seconds = interleaved(calls, settings.num_step_turns)
+    seconds = interleaved(calls, settings.num_step_turns, "training steps")
     for name, program in compiled.items():
         ratio = median_ratio(seconds[name], seconds[PLAIN])
         yield _row("training step", name, seconds[name], ratio, program, None)
@@ -130,7 +130,7 @@ def _layer_rows(settings: Settings) -> Iterator[Row]:
         name: lambda name=name: compiled[name](gradients, states[name], weights)
         for name in compiled
     }
-    seconds = interleaved(calls, settings.num_layer_turns)
+    seconds = interleaved(calls, settings.num_layer_turns, "layers")
     for name, program in compiled.items():
         ratio = median_ratio(seconds[name], seconds[PRODUCTS])
         accepted = None

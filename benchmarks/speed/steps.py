@@ -101,7 +101,7 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
         optimizer = optax.with_extra_args_support(make())
         states[name] = optimizer.init(params)
         calls[name] = stepper(name, optimizer)
-    seconds = interleaved(calls, settings.num_turns)
+    seconds = interleaved(calls, settings.num_turns, f"{size:,} parameters")
     for name, times in seconds.items():
         yield {
             "parameters": size,
