@@ -162,6 +162,8 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
         momentum = cell("bbi.ackley", "gdm", column)
         large, small = (cell("bbi.ackley", f"bbi, {step}", column) for step in STEPS)
         assert large < momentum < small
+    held = cell("bbi.ackley", "bbi, published step / 0.2", "at the end")
+    assert held < cell("bbi.ackley", "bbi, published step", "here, Eq. 15") / 2
     accuracy = "test accuracy (%)"
     assert cell("demo", "bbi", accuracy) <= cell("demo", "sgd", accuracy) + 0.1
     ratio = "ratio to adam"
