@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from scipy import stats
 
+from benchmarks.progress import progress_bar
+
 __all__ = ["MedianRatio", "interleaved", "median_ratio"]
 
 
@@ -35,24 +37,28 @@ class MedianRatio(NamedTuple):
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]], num_turns: int
+    functions: Mapping[str, Callable[[], Any]], num_turns: int, title: str = "timing"
 ) -> dict[str, np.ndarray]:
     """Seconds that each function took in each turn, without its first call (compilation).
 
     Args:
         functions: What to time; each returns JAX arrays, which are waited for.
         num_turns: How often each is timed; every other turn goes through them backwards.
+        title: What the progress bar says, which moves between the calls only.
     """
-    for function in functions.values():
-        jax.block_until_ready(function())
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
-    for _ in range(num_turns):
-        for name in order:
-            began = time.perf_counter()
-            jax.block_until_ready(functions[name]())
-            seconds[name].append(time.perf_counter() - began)
-        order.reverse()
+    with progress_bar((1 + num_turns) * len(order), title) as bar:
+        for function in functions.values():
+            jax.block_until_ready(function())
+            bar.update()
+        for _ in range(num_turns):
+            for name in order:
+                began = time.perf_counter()
+                jax.block_until_ready(functions[name]())
+                seconds[name].append(time.perf_counter() - began)
+                bar.update()
+            order.reverse()
     return {name: np.array(values) for name, values in seconds.items()}
 
 

@@ -2,7 +2,9 @@
 
 Near a minimum theta_I the loss is quadratic, and in the coordinates that make its Hessian one,
 
-    eta = H^(1/2) (theta - theta_I),     V = V_I + |eta|^2 / 2      (BBI paper, Eqs. 44, 45)
+$$
+eta = H^(1/2) (theta - theta_I),     V = V_I + |eta|^2 / 2      (BBI, Eqs. 44, 45)
+$$
 
 the basin is |eta| < 1 (sections 3.1 and A.3): `quadratic_basins` is the stop rule for it.
 
@@ -13,7 +15,9 @@ agree: a flow through an entrance is not the volume behind it. `kinopt.theory` h
 
 Intervals cover 95 %. For k successes in n trials they are Wilson's,
 
-    (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = k/n, z = 1.96,
+$$
+(p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = k/n,    z = 1.96
+$$
 
 which stay inside [0, 1] and do not collapse at k = 0. That of a ratio k_1 : k_2 is the image of
 Wilson's for k_1 of k_1 + k_2 under p -> p/(1 - p).
@@ -51,7 +55,9 @@ Z95 = 1.959963984540054
 def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]:
     """A stop rule: outcome k inside |eta_k| < 1, the k-th basin (BBI paper, sections 3.1 and A.3).
 
-        |eta_k|^2 = (theta - theta_k)^T H_k (theta - theta_k)
+    $$
+    |eta_k|^2 = (theta - theta_k)^T H_k (theta - theta_k)
+    $$
 
     Where basins overlap, the nearest minimum in this distance is taken.
 
@@ -106,6 +112,9 @@ def wilson_interval(successes, trials) -> jax.Array:
       successes: shape [...], 0 <= successes <= trials.
       trials: shape [...].
 
+    Returns:
+      Lower and upper end, float, shape [..., 2], in [0, 1].
+
     >>> print(np.round(np.float64(wilson_interval(50, 100)), 3))
     [0.404 0.596]
     """
@@ -140,6 +149,9 @@ def statistics(outcome: jax.Array, num_basins: int) -> BasinStatistics:
       outcome: int [seeds], as in `kinopt.ensemble.EnsembleResult`: 1, ..., num_basins for the
         basins, 0 undecided, below 0 failed.
       num_basins: number of basins, >= 1.
+
+    Returns:
+      `BasinStatistics`.
 
     Raises:
       ValueError: if there is an outcome above `num_basins` (when it can be known: not under jit),
@@ -186,7 +198,9 @@ def statistics(outcome: jax.Array, num_basins: int) -> BasinStatistics:
 def z_score(counts: jax.Array, prediction: jax.Array) -> jax.Array:
     """How many standard errors the counts are from a prediction, for each basin.
 
-        z_k = (c_k - n p_k) / sqrt(n p_k (1 - p_k)),    n = sum_k c_k
+    $$
+    z_k = (c_k - n p_k) / sqrt(n p_k (1 - p_k)),    n = sum_k c_k
+    $$
 
     Args:
       counts: int [basins], `statistics(...).counts`.
@@ -195,6 +209,9 @@ def z_score(counts: jax.Array, prediction: jax.Array) -> jax.Array:
 
     Returns:
       z, shape [basins]; NaN when nothing was counted. With two basins z_2 = -z_1.
+
+    Raises:
+      ValueError: if the shapes differ.
 
     >>> print(np.round(z_score(jnp.array([1265, 734]), jnp.array([1.9259, 1.0])), 1))  # Fig. 6
     [-2.4  2.4]
@@ -243,6 +260,9 @@ def dwell(
       burn_in: updates at the start that are not counted.
       num_blocks: the counted time is cut into so many blocks of equal length, as `occupancy` needs
         for the error of a single trajectory. Steps that are left over are not counted.
+
+    Returns:
+      A transformation that passes updates through; its state is a `DwellState`.
 
     Raises:
       ValueError: if a number is out of range, or an update is made without `params` and `value`.
@@ -302,13 +322,18 @@ def occupancy(num_steps: jax.Array) -> Occupancy:
     is the unit: the trajectory of a seed, or a block of it, long against the correlation time. For
     T_pk steps of piece p at label k, the share and its error are those of a ratio of means,
 
-        f_k = sum_p T_pk / sum_pj T_pj,    error^2 = P/(P - 1) sum_p (T_pk - f_k T_p)^2 / T^2
+    $$
+    f_k = sum_p T_pk / sum_pj T_pj,    error^2 = P/(P - 1) sum_p (T_pk - f_k T_p)^2 / T^2
+    $$
 
     with T_p = sum_k T_pk, T = sum_p T_p and P pieces; likewise for T_1/T_2.
 
     Args:
       num_steps: int [..., labels], the `num_steps` of a `DwellState`: leading axes of seeds and
         blocks are all pieces. At least two of them.
+
+    Returns:
+      An `Occupancy`.
 
     Raises:
       ValueError: if there are fewer than two pieces.

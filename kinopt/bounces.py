@@ -3,12 +3,16 @@
 A frictionless particle can circle for ever high above the minimum. BBI (section 3.3) breaks such
 orbits by bounces: Pi is replaced by a random vector of the same length,
 
-    Pi <- |Pi| N/|N|,    N_i ~ Normal(0, 1).
+$$
+Pi <- |Pi| N/|N|,    N_i ~ Normal(0, 1)
+$$
 
 Algorithm 1 bounces for two reasons, which are two rules here: the clock (`periodic`: T0, Nb) and
 a lack of progress (`patience`: T1). ECDSep bounces a little at every step (`rotation`: nu),
 
-    Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N.
+$$
+Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N
+$$
 
 Rules compose: `kinopt.ecd(..., bounces=(periodic(20, 4), patience(100)))` bounces when either is
 due. Each rule keeps its own counters and learns of every step whether the descent bounced, on its
@@ -168,7 +172,9 @@ def patience(steps) -> BounceRule:
 def rotation(nu) -> BounceRule:
     """Turn the momentum by a small random angle at every step, its length kept (ECDSep: nu).
 
-        Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N,    N_i ~ Normal(0, 1)
+    $$
+    Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N,    N_i ~ Normal(0, 1)
+    $$
 
     The angle is about nu sqrt(n) for n parameters. Costs one normal draw for each parameter at
     each step. These rotations are not counted in `num_bounces`.
@@ -189,6 +195,12 @@ def rotation(nu) -> BounceRule:
 
 def as_rules(bounces: Any) -> tuple[BounceRule, ...]:
     """The rules that a `bounces` argument names, as a tuple.
+
+    Args:
+      bounces: a rule, several, or None.
+
+    Returns:
+      A tuple of `BounceRule`.
 
     Raises:
       TypeError: if it names something that is not a rule.

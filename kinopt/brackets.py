@@ -3,10 +3,12 @@
 Energy-conserving descent slows down where V = loss - f_min -> 0, so f_min has to be known. Too
 high, and the loss falls below it, where the dynamics ends; too low, and the particle never slows
 down. The BBI paper (section 3.3) lowers f_min by the overshoot, which crawls. Here f_min stays a
-gap d below the lowest loss seen, and the gap learns its size:
+gap d below the lowest loss F_low seen, and the gap learns its size:
 
-    loss <= f_min:                  d <- 2 d,   f_min <- lowest loss - d
-    no such event for 100 steps:    d <- d/2,   f_min rises to lowest loss - d
+$$
+d <- 2 d,  f_min <- F_low - d      where loss <= f_min
+d <- d/2,  f_min <- F_low - d      after 100 steps without
+$$
 
 The energy is kept on a fixed ceiling, E = C - f_min for Born-Infeld with C = loss at the start +
 delta E: the next rescaling of Pi accounts for a new f_min. (A fixed E instead makes most runs

@@ -10,9 +10,11 @@ loop makes the whole family; a member is a choice of Hamiltonian x objective x b
 
 One step of Algorithm 1, at Theta with V and the gradient there, is
 
-    Pi     <- a Pi,  a = sqrt(q(V, E)) / |Pi|           restore the energy E (Eq. 48)
-    Pi     <- Pi - dt dH/dV grad V                      kick  (Eq. 11)
-    update  = dt 2 dH/dq Pi                             drift (Eq. 12)
+$$
+Pi    <- a Pi,  a = sqrt(q(V, E)) / |Pi|    restore the energy E (Eq. 48)
+Pi    <- Pi - dt dH/dV grad V               kick (Eq. 11)
+Theta <- Theta + 2 dt dH/dq Pi              drift (Eq. 12)
+$$
 
 and a bounce, due every now and then, replaces Pi by a random vector of the same length. For
 Born-Infeld dH/dV = (V/E + E/V)/2 and 2 dH/dq = V/E. The step reads gradient and momentum, and
@@ -149,10 +151,12 @@ def ecd(
 ) -> optax.GradientTransformationExtraArgs:
     """Energy-conserving descent with any Hamiltonian and bounce rules (BBI paper, section 2).
 
-        dTheta/dt = 2 dH/dq Pi,    dPi/dt = -dH/dV grad V,    V = (loss - f_min)^objective_power
+    $$
+    dTheta/dt = 2 dH/dq Pi,    dPi/dt = -dH/dV grad V,    V = (loss - f_min)^p
+    $$
 
-    at constant energy E = H(V, q), q = |Pi|^2. The update is the displacement
-    Theta_{t+1} - Theta_t: `ecd` closes a chain. Collisions and clipping go before it;
+    at constant energy E = H(V, q), with q = |Pi|^2 and p = `objective_power`. The update is the
+    displacement Theta_{t+1} - Theta_t: `ecd` closes a chain. Collisions and clipping go before it;
     `scale_by_learning_rate`, `adamw` or weight decay after it would break the conservation.
 
     Args:
@@ -270,8 +274,10 @@ def bbi(
 ) -> optax.GradientTransformationExtraArgs:
     """Bouncing Born-Infeld: Algorithm 1 of the BBI paper.
 
-        Pi_{k+1}    = Pi_k - Delta t (V/E + E/V)/2 grad V        (Eq. 11)
-        Theta_{k+1} = Theta_k + Delta t V/E Pi_{k+1}             (Eq. 12)
+    $$
+    Pi_{k+1} = Pi_k - Delta t (V/E + E/V)/2 grad V        (Eq. 11)
+    Theta_{k+1} = Theta_k + Delta t V/E Pi_{k+1}             (Eq. 12)
+    $$
 
     with V = loss - f_min, E = V_0 + extra_energy, |Pi|^2 rescaled to E^2/V - V at every step, and
     bounces that replace the direction of Pi by a random one. It is `ecd` with the Born-Infeld
@@ -361,10 +367,11 @@ def ecdsep(
 ) -> optax.GradientTransformationExtraArgs:
     """ECDSep: energy-conserving descent with the separable Hamiltonian.
 
-        H = log V + log(s + |Pi|^2),    V = (loss - f_min)^eta
-
-        Pi    <- Pi - Delta t eta grad loss / (loss - f_min)
-        Theta <- Theta + Delta t 2 Pi / (s + |Pi|^2)
+    $$
+    H = log V + log(s + |Pi|^2),  V = (loss - f_min)^eta
+    Pi <- Pi - Delta t eta grad loss / (loss - f_min)
+    Theta <- Theta + 2 Delta t Pi / (s + |Pi|^2)
+    $$
 
     and a small random rotation of Pi at every step. It is `ecd` with
     `hamiltonians.separable(s)`, `objective_power=eta` and `bounces.rotation(nu)`. (ECDSep rotates
@@ -467,8 +474,7 @@ def ecd_stats(opt_state: PyTree) -> ECDStats:
         leading axis (`vmap`), so have the statistics.
 
     Returns:
-      `ECDStats`: energy, potential, momentum_sq, speed, speed_limit, energy_error, lowest_value,
-      num_bounces, num_halted, num_clamped, num_skipped, all arrays.
+      An `ECDStats` of arrays.
 
     Raises:
       ValueError: if the state contains no descent or several, or if it shows another optimizer

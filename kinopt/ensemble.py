@@ -114,6 +114,14 @@ def run(
     Raises:
       TypeError: if the loss or what `stop` says is not a scalar of the right type.
       ValueError: if shapes or numbers do not fit.
+
+    >>> import optax
+    >>> result = run(
+    ...     lambda x: x**2, optax.sgd(0.25), jnp.array([1.0, 2.0]),
+    ...     jax.random.split(jax.random.key(0), 2), num_steps=100, stacked=True,
+    ...     stop=lambda x, value: jnp.where(value < 0.01, 1, 0))
+    >>> result.outcome.tolist(), result.num_steps.tolist()
+    ([1, 1], [4, 5])
     """
     problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
     for name, number in {"lanes": lanes, "chunk": chunk}.items():

@@ -4,8 +4,10 @@ Energy-conserving descent (BBI paper, sections 2 and A.2) moves a particle of po
 momentum Pi by Hamilton's equations. The loss enters only through V = loss - f_min, the momentum
 only through q = |Pi|^2, so that
 
-    dTheta/dt =   2 dH/dq Pi          velocity factor, `velocity_factor`
-    dPi/dt    = - dH/dV grad V        force factor,    `force_factor`
+$$
+dTheta/dt = 2 dH/dq Pi        velocity factor, `velocity_factor`
+dPi/dt = -dH/dV grad V        force factor, `force_factor`
+$$
 
 A Hamiltonian is therefore two functions: the energy H(V, q), and its inverse q(V, E), which says
 how much momentum the energy E leaves at V. `jax.grad` gives everything else. The four here slow
@@ -113,12 +115,19 @@ class Hamiltonian:
 
 
 def velocity_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> Scalar:
-    """2 dH/dq, the factor in dTheta/dt = 2 dH/dq Pi.
+    """The factor of Pi in the velocity.
+
+    $$
+    dTheta/dt = 2 dH/dq Pi
+    $$
 
     Args:
       hamiltonian: H.
       v: potential V > 0, shape [].
       momentum_sq: q = |Pi|^2 >= 0, shape [].
+
+    Returns:
+      The factor, shape [].
 
     >>> q = born_infeld().momentum_sq(3.0, 5.0)
     >>> round(float(velocity_factor(born_infeld(), 3.0, q)), 6)  # V/E, Eq. 12
@@ -128,12 +137,19 @@ def velocity_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) ->
 
 
 def force_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> Scalar:
-    """dH/dV, the factor in dPi/dt = -dH/dV grad V.
+    """The factor of -grad V in the force.
+
+    $$
+    dPi/dt = -dH/dV grad V
+    $$
 
     Args:
       hamiltonian: H.
       v: potential V > 0, shape [].
       momentum_sq: q = |Pi|^2 >= 0, shape [].
+
+    Returns:
+      The factor, shape [].
 
     >>> q = born_infeld().momentum_sq(3.0, 5.0)
     >>> round(float(force_factor(born_infeld(), 3.0, q)), 6)  # (V/E + E/V)/2, Eq. 11
@@ -143,7 +159,11 @@ def force_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> Sc
 
 
 def born_infeld() -> Hamiltonian:
-    """Born-Infeld: H = sqrt(V (V + q)) (BBI paper, Eq. 31), the Hamiltonian of BBI.
+    """Born-Infeld, the Hamiltonian of BBI.
+
+    $$
+    H = sqrt(V (V + q))      (BBI paper, Eq. 31)
+    $$
 
     On the energy shell q = E^2/V - V, the velocity factor is V/E and the force factor
     (V/E + E/V)/2 (Eqs. 11, 12). The speed cannot exceed sqrt(V) (Eq. 2). E starts at V0 + delta E.
@@ -162,7 +182,11 @@ def born_infeld() -> Hamiltonian:
 
 
 def massive() -> Hamiltonian:
-    """A particle of mass 1/V: H = V q / 2 (BBI paper, Eq. 36).
+    """A particle of mass 1/V.
+
+    $$
+    H = V q / 2      (BBI paper, Eq. 36)
+    $$
 
     q = 2 E/V, velocity factor V, force factor E/V (Eq. 35). A particle at rest feels no force, so
     a run needs extra energy; its amount only sets the scale of time. E starts at delta E.
@@ -199,12 +223,16 @@ def _logarithmic_momentum_sq(v, e):
 def logarithmic() -> Hamiltonian:
     """The Hamiltonian of the logarithmic action (BBI paper, Eq. 37).
 
-        S = - int dt V/2 log(1 - |dTheta/dt|^2 / V)
+    $$
+    S = - int dt V/2 log(1 - |dTheta/dt|^2 / V)
+    $$
 
     With w = 1/(1 - |dTheta/dt|^2/V), the momentum dL/d(dTheta/dt) is Pi = w dTheta/dt, so that
     q = V w (w - 1), and
 
-        H = Pi dTheta/dt - L = V (w - 1 - log(w)/2),     w = (1 + sqrt(1 + 4 q/V))/2.
+    $$
+    H = Pi dTheta/dt - L = V (w - 1 - log(w)/2),     w = (1 + sqrt(1 + 4 q/V))/2
+    $$
 
     Velocity factor 1/w, force factor (w - 1 - log w)/2, speed limit sqrt(V). A particle at rest
     has H = 0 and feels no force, so a run needs extra energy: E starts at delta E > 0. H >= 0
@@ -223,7 +251,11 @@ def logarithmic() -> Hamiltonian:
 
 
 def separable(s=1.0) -> Hamiltonian:
-    """The separable Hamiltonian of ECDSep: H = log V + log(s + q).
+    """The separable Hamiltonian of ECDSep.
+
+    $$
+    H = log V + log(s + q)
+    $$
 
     q = exp(E)/V - s, velocity factor 2/(s + q), force factor 1/V. Potential and momentum do not
     mix, which makes the discrete step symplectic. The extra energy is a squared momentum: E starts

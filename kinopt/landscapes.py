@@ -123,7 +123,9 @@ def _sin_pi_squared(x):
 def ackley(n: int = 2, decay: float = 0.2) -> Landscape:
     """Ackley: a funnel under an egg box (BBI paper, Eq. 15, n = 2).
 
-        F = 20 (1 - exp(-decay r)) + e - exp(mean_i cos(2 pi x_i)),   r = sqrt(mean_i x_i^2)
+    $$
+    F = 20 (1 - exp(-decay r)) + e - exp(mean_i cos(2 pi x_i)),   r = sqrt(mean_i x_i^2)
+    $$
 
     The paper and the literature have decay = 0.2. The code published with the paper has 0.02:
     a funnel ten times flatter, whose local minima lie lower.
@@ -133,8 +135,11 @@ def ackley(n: int = 2, decay: float = 0.2) -> Landscape:
     subgradients.
 
     Args:
-      n: number of coordinates.
+      n: number of coordinates, >= 1.
       decay: of the funnel, > 0.
+
+    Raises:
+      ValueError: if `n` or `decay` is out of range.
 
     >>> import jax
     >>> jax.grad(ackley())(jnp.zeros(2)).tolist()
@@ -157,9 +162,14 @@ def ackley(n: int = 2, decay: float = 0.2) -> Landscape:
 def zakharov(n: int = 10) -> Landscape:
     """Zakharov: a bowl in a valley (BBI paper, Eq. 16, n = 10).
 
-        F = sum_i x_i^2 + s^2 + s^4,   s = 1/2 sum_i i x_i
+    $$
+    F = sum_i x_i^2 + s^2 + s^4,   s = 1/2 sum_i i x_i
+    $$
 
     Its Hessian at 0 has n - 1 eigenvalues 2 and one of 2 + sum_i i^2 / 2.
+
+    Args:
+      n: number of coordinates, >= 1.
 
     >>> float(zakharov(3)(-jnp.ones(3)))
     93.0
@@ -176,8 +186,10 @@ def zakharov(n: int = 10) -> Landscape:
 def two_basins(epsilon: float = 2.75e-6) -> Landscape:
     """Two round basins of different width and (nearly) equal depth (BBI paper, Eq. 17).
 
-        F = 1 - exp(-0.4 d1) - (1 - epsilon) exp(-0.8 d2) + 1e-3 d1 d2,
-        d1 = |x - (-2, -2)|^2,   d2 = |x - (2, 2)|^2
+    $$
+    F = 1 - exp(-0.4 d_1) - (1 - epsilon) exp(-0.8 d_2) + 1e-3 d_1 d_2
+    d_1 = |x - (-2, -2)|^2,   d_2 = |x - (2, 2)|^2
+    $$
 
     The tail of each basin pulls the other's lowest point off its centre. For the default epsilon:
 
@@ -194,6 +206,9 @@ def two_basins(epsilon: float = 2.75e-6) -> Landscape:
 
     Args:
       epsilon: in [0, 0.1].
+
+    Raises:
+      ValueError: if `epsilon` is out of range.
 
     >>> basins = two_basins()
     >>> [f"{float(basins(x)):.2e}" for x in basins.minimizers]
@@ -236,7 +251,14 @@ def _lowest_on_the_diagonal(t: float, epsilon: float) -> float:
 
 
 def rosenbrock(n: int = 2) -> Landscape:
-    """Rosenbrock: a bent valley, F = sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2.
+    """Rosenbrock: a bent valley.
+
+    $$
+    F = sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2
+    $$
+
+    Args:
+      n: number of coordinates, >= 2.
 
     >>> float(rosenbrock(3)(jnp.array([0.0, 0.0, 0.0])))
     2.0
@@ -251,7 +273,14 @@ def rosenbrock(n: int = 2) -> Landscape:
 
 
 def rastrigin(n: int = 2) -> Landscape:
-    """Rastrigin: a bowl full of holes, F = sum_i x_i^2 + 10 (1 - cos(2 pi x_i)).
+    """Rastrigin: a bowl full of holes.
+
+    $$
+    F = sum_i x_i^2 + 10 (1 - cos(2 pi x_i))
+    $$
+
+    Args:
+      n: number of coordinates, >= 1.
 
     >>> float(rastrigin()(jnp.array([1.0, 2.0])))
     5.0
@@ -261,7 +290,14 @@ def rastrigin(n: int = 2) -> Landscape:
 
 
 def griewank(n: int = 2) -> Landscape:
-    """Griewank: F = sum_i x_i^2 / 4000 + 1 - prod_i cos(x_i / sqrt(i)).
+    """Griewank: a wide bowl under ripples.
+
+    $$
+    F = sum_i x_i^2 / 4000 + 1 - prod_i cos(x_i / sqrt(i))
+    $$
+
+    Args:
+      n: number of coordinates, >= 1.
 
     >>> f"{float(griewank()(jnp.array([2 * jnp.pi, 0.0]))):.5f}"  # (2 pi)^2 / 4000
     '0.00987'
@@ -280,8 +316,13 @@ def griewank(n: int = 2) -> Landscape:
 def levy(n: int = 2) -> Landscape:
     """Levy: waves across a bowl, with u_i = (x_i - 1)/4.
 
-        F = sin(pi u_1)^2 + sum_{i < n} u_i^2 (1 + 10 sin(pi (u_i + 1) + 1)^2)
-            + u_n^2 (1 + sin(2 pi u_n)^2)
+    $$
+    F = sin(pi u_1)^2 + sum_{i < n} u_i^2 (1 + 10 sin(pi (u_i + 1) + 1)^2)
+    + u_n^2 (1 + sin(2 pi u_n)^2)
+    $$
+
+    Args:
+      n: number of coordinates, >= 1.
 
     >>> float(levy()(jnp.array([1.0, 5.0])))
     1.0
@@ -298,9 +339,16 @@ def levy(n: int = 2) -> Landscape:
 
 
 def styblinski_tang(n: int = 2) -> Landscape:
-    """Styblinski-Tang: F = 1/2 sum_i x_i^4 - 16 x_i^2 + 5 x_i, with 2^n local minima.
+    """Styblinski-Tang: 2^n local minima.
+
+    $$
+    F = 1/2 sum_i (x_i^4 - 16 x_i^2 + 5 x_i)
+    $$
 
     The global one is at the lowest root of 4 x^3 - 32 x + 5.
+
+    Args:
+      n: number of coordinates, >= 1.
 
     >>> f"{styblinski_tang(1).minimum:.4f}"
     '-39.1662'
@@ -317,7 +365,11 @@ def styblinski_tang(n: int = 2) -> Landscape:
 
 
 def himmelblau() -> Landscape:
-    """Himmelblau: four equal minima, F = (x^2 + y - 11)^2 + (x + y^2 - 7)^2.
+    """Himmelblau: four equal minima.
+
+    $$
+    F = (x^2 + y - 11)^2 + (x + y^2 - 7)^2
+    $$
 
     >>> len(himmelblau().minimizers)
     4
@@ -339,7 +391,9 @@ def himmelblau() -> Landscape:
 def beale() -> Landscape:
     """Beale: steep corners around a flat middle.
 
-        F = (1.5 - x + x y)^2 + (2.25 - x + x y^2)^2 + (2.625 - x + x y^3)^2
+    $$
+    F = (1.5 - x + x y)^2 + (2.25 - x + x y^2)^2 + (2.625 - x + x y^3)^2
+    $$
 
     >>> float(beale()(jnp.array([3.0, 0.5])))
     0.0
@@ -355,7 +409,11 @@ def beale() -> Landscape:
 
 
 def booth() -> Landscape:
-    """Booth: a quadratic, F = (x + 2 y - 7)^2 + (2 x + y - 5)^2.
+    """Booth: a quadratic.
+
+    $$
+    F = (x + 2 y - 7)^2 + (2 x + y - 5)^2
+    $$
 
     >>> float(booth()(jnp.array([0.0, 0.0])))
     74.0
@@ -369,7 +427,11 @@ def booth() -> Landscape:
 
 
 def three_hump_camel() -> Landscape:
-    """Three-hump camel: F = 2 x^2 - 1.05 x^4 + x^6 / 6 + x y + y^2, with three minima.
+    """Three-hump camel: three minima.
+
+    $$
+    F = 2 x^2 - 1.05 x^4 + x^6 / 6 + x y + y^2
+    $$
 
     >>> float(three_hump_camel()(jnp.array([0.0, 2.0])))
     4.0
@@ -383,7 +445,11 @@ def three_hump_camel() -> Landscape:
 
 
 def six_hump_camel() -> Landscape:
-    """Six-hump camel: F = (4 - 2.1 x^2 + x^4 / 3) x^2 + x y + (4 y^2 - 4) y^2, with six minima.
+    """Six-hump camel: six minima.
+
+    $$
+    F = (4 - 2.1 x^2 + x^4 / 3) x^2 + x y + (4 y^2 - 4) y^2
+    $$
 
     >>> f"{six_hump_camel().minimum:.4f}"
     '-1.0316'

@@ -131,9 +131,13 @@ def layer_mask(*patterns: str) -> Callable[[PyTree], PyTree]:
         *patterns: regular expressions; a leaf is picked when any of them is found in its path.
 
     Returns:
-        A function from parameters to a tree of bool of the same structure. It raises ValueError,
-        and lists the paths, when no leaf is picked: a misspelt name must not switch a method off
-        in silence. A tree without leaves gives itself back.
+        A function from parameters to a tree of bool of the same structure. A tree without leaves
+        gives itself back.
+
+    Raises:
+        ValueError: nothing, or something else than strings, is given. The function raises it, and
+            lists the paths, when no leaf is picked: a misspelt name must not switch a method off
+            in silence.
 
     >>> params = {"body": {"kernel": jnp.zeros((4, 3))}, "head": {"kernel": jnp.zeros((3, 2))}}
     >>> layer_mask("head/kernel$")(params)

@@ -3,11 +3,13 @@
 Neurons condense when the rows of a layer w [N, D] gather on a few directions (KO paper, sections
 3.3 and 4.1). Every measure here starts from the neurons' unit vectors u_i = w_i / |w_i|:
 
-    C_ij = <u_i, u_j>                   cosine_similarity, the matrix drawn in Figs. 2 and 4
-    max_{i != j} |C_ij|                 neuron_similarity, the curves of Fig. 3
-    mean_{i != j} |C_ij|                weight_correlation, what Theorem 3.3 is about
-    S = -sum_k p_k log p_k              entropy, with p_k = sigma_k(u) / sum_l sigma_l(u)
-    exp(S)                              effective_rank
+$$
+C_ij = <u_i, u_j>           `cosine_similarity`, the matrix drawn in Figs. 2 and 4
+max_{i != j} |C_ij|         `neuron_similarity`, the curves of Fig. 3
+mean_{i != j} |C_ij|        `weight_correlation`, what Theorem 3.3 is about
+S = -sum_k p_k log p_k      `entropy`, with p_k = sigma_k(u) / sum_l sigma_l(u)
+exp(S)                      `effective_rank`
+$$
 
 The last two make the paper's section 3.5 a number: S = 0 when all neurons are alike, and its
 largest value log N when they point in independent directions. The maximum saturates early, since
@@ -50,7 +52,11 @@ def _directions(w: Neurons) -> Neurons:
 def cosine_similarity(w: Neurons) -> Float[Array, "neurons neurons"]:
     """Cosines between all pairs of neurons.
 
-    C_ij = <w_i, w_j> / (|w_i| |w_j|), and 0 where either neuron is zero (KO paper, Eq. 14).
+    $$
+    C_ij = <w_i, w_j> / (|w_i| |w_j|)      (KO paper, Eq. 14)
+    $$
+
+    and 0 where either neuron is zero.
 
     Args:
         w: neurons as rows, [N, D], of any norms that their type can hold.
@@ -72,7 +78,11 @@ def _absolute_off_diagonal(w: Neurons) -> Float[Array, "neurons neurons"]:
 
 
 def neuron_similarity(w: Neurons) -> Scalar:
-    """Largest similarity of two different neurons: max_{i != j} |C_ij|.
+    """Largest similarity of two different neurons.
+
+    $$
+    max_{i != j} |C_ij|
+    $$
 
     The "neuron similarity" of KO's section 4.2 and Fig. 3, where it is called an upper bound of
     the similarity level.
@@ -90,7 +100,11 @@ def neuron_similarity(w: Neurons) -> Scalar:
 
 
 def weight_correlation(w: Neurons) -> Scalar:
-    """Mean similarity of two different neurons: mean_{i != j} |C_ij|.
+    """Mean similarity of two different neurons.
+
+    $$
+    mean_{i != j} |C_ij|
+    $$
 
     The "weight correlation" that KO's section 3.4 bounds the generalization error with, there an
     absolute sum, here a mean, so that layers of different widths compare.
@@ -111,10 +125,14 @@ def weight_correlation(w: Neurons) -> Scalar:
 def entropy(w: Neurons) -> Scalar:
     """Disorder of the neurons: Shannon entropy of their normalized singular values.
 
-    S = -sum_k p_k log p_k with p_k = sigma_k / sum_l sigma_l, where sigma_k are the singular
-    values of the matrix of unit neurons (Roy & Vetterli 2007, "The effective rank"). This is the
-    entropy of KO's section 3.5 (Eq. 11): least when all neurons are alike, most when they are
-    random. It uses singular values, not the Gram matrix's eigenvalues, which lose half the digits.
+    $$
+    S = -sum_k p_k log p_k,    p_k = sigma_k / sum_l sigma_l
+    $$
+
+    where sigma_k are the singular values of the matrix of unit neurons (Roy & Vetterli 2007, "The
+    effective rank"). This is the entropy of KO's section 3.5 (Eq. 11): least when all neurons are
+    alike, most when they are random. It uses singular values, not the Gram matrix's eigenvalues,
+    which lose half the digits.
 
     Args:
         w: neurons as rows, [N, D].

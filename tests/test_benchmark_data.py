@@ -1,5 +1,6 @@
 """The data sets and networks of the benchmarks."""
 
+import dataclasses
 import gzip
 import io
 import shutil
@@ -267,3 +268,17 @@ def test_the_convolutional_network_ends_in_a_head():
     images = jnp.ones((2, 28, 28))
     params = jax.eval_shape(models.ConvNet().init, jax.random.key(0), images)["params"]
     assert params["head"]["kernel"].shape == (128, 10)
+
+
+def test_missing_data_is_reported_before_anything_is_measured(tmp_path, monkeypatch):
+    from benchmarks.evidence import when
+    from benchmarks.ko import images, text
+
+    monkeypatch.setenv(data.DATA_VARIABLE, str(tmp_path))
+    for module, names in ((when, {"data": ("digits", "snips")}), (text, {"texts": ("snips",)})):
+        settings = dataclasses.replace(module.PRESETS["laptop"], **names)
+        with pytest.raises(FileNotFoundError, match=r"Download .* folder snips/.*--data-dir"):
+            next(iter(module.run(settings)))
+    settings = dataclasses.replace(images.PRESETS["laptop"], data=("digits", "cifar10"))
+    with pytest.raises(FileNotFoundError, match="cifar10"):
+        next(iter(images.run(settings)))

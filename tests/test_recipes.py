@@ -1,4 +1,4 @@
-"""The README's recipes run as they are pasted, each on its own."""
+"""The recipes of the README and of the pages run as they are pasted, each on its own."""
 
 import itertools
 import pathlib
@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = sorted((ROOT / ".docs" / "recipes").glob("*.py"))
 
 
 def recipes() -> list[str]:
@@ -24,8 +26,18 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("recipe", recipes(), ids=itertools.count(1))
 def test_a_recipe_runs(recipe):
+    runs(recipe, "README.md, Recipes")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_runs(script):
+    runs(script.read_text(encoding="utf-8"), str(script))
+
+
+def runs(code: str, name: str) -> None:
+    """Runs the code; what it leaves behind has numbers in it, and no NaN."""
     names: dict = {}
-    exec(compile(recipe, "README.md, Recipes", "exec"), names)
+    exec(compile(code, name, "exec"), names)
     del names["__builtins__"]  # which contain themselves
     arrays = [x for x in jax.tree.leaves(list(names.values())) if isinstance(x, jax.Array)]
     floating = [x for x in arrays if jnp.issubdtype(x.dtype, jnp.floating)]

@@ -23,7 +23,7 @@ import importlib.resources
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ __all__ = [
     "load_texts",
     "package_folder",
     "read_idx",
+    "require",
     "split",
 ]
 
@@ -335,6 +336,16 @@ TEXTS: dict[str, Callable[[int], TextSplit]] = {
 def load_texts(name: str, seed: int = 0) -> TextSplit:
     """A data set of texts by name; errors are those of `load`."""
     return _named(TEXTS, name)(seed)
+
+
+def require(names: Iterable[str]) -> None:
+    """Loads each data set once, so that a missing one is reported now and not after hours.
+
+    Raises:
+        FileNotFoundError: as `load`; so are the others.
+    """
+    for name in names:
+        (load_texts if name in TEXTS else load)(name)
 
 
 def _named(known: dict, name: str) -> Callable:

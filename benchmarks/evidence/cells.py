@@ -25,6 +25,7 @@ Takes: smoke 30 s; laptop 5 min on 2 cores.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,7 @@ import optax
 from benchmarks import data
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
+from benchmarks.progress import progress_bar
 from benchmarks.record import Row, latest
 from kinopt.collisions.cells import Cells, in_cells
 from kinopt.collisions.soft import soft_law
@@ -115,25 +117,28 @@ def _trained(settings: Settings) -> dict[str, tuple[jax.Array, jax.Array]]:
 def run(settings: Settings) -> Iterator[Row]:
     """One row for each layer, kind and size of cells."""
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_draws)
-    for name, (w, g) in layers(settings).items():
-        exact = force(w, g)
-        for cells in KINDS:
-            for cell_size in settings.cell_sizes:
-                draw = jax.jit(functools.partial(force, w, g, cell_size=cell_size, cells=cells))
-                forces = [draw(key) for key in keys]
-                measured = [_compared(one, exact) for one in forces]
-                mean = {key: float(np.mean([m[key] for m in measured])) for key in measured[0]}
-                error = np.std([m["cosine"] for m in measured], ddof=1) / len(keys) ** 0.5
-                average = jnp.mean(jnp.stack(forces), axis=0)
-                yield {
-                    "layer": name,
-                    "neurons": len(w),
-                    "cells": cells,
-                    "cell_size": cell_size,
-                    **mean,
-                    "cosine_error": float(error),
-                    "mean_cosine": _compared(average, exact)["cosine"],
-                }
+    found = layers(settings)
+    cases = list(itertools.product(found, KINDS, settings.cell_sizes))
+    exact = {name: force(w, g) for name, (w, g) in found.items()}
+    with progress_bar(len(cases), "cells") as bar:
+        for name, cells, cell_size in cases:
+            w, g = found[name]
+            draw = jax.jit(functools.partial(force, w, g, cell_size=cell_size, cells=cells))
+            forces = [draw(key) for key in keys]
+            measured = [_compared(one, exact[name]) for one in forces]
+            mean = {key: float(np.mean([m[key] for m in measured])) for key in measured[0]}
+            error = np.std([m["cosine"] for m in measured], ddof=1) / len(keys) ** 0.5
+            average = jnp.mean(jnp.stack(forces), axis=0)
+            yield {
+                "layer": name,
+                "neurons": len(w),
+                "cells": cells,
+                "cell_size": cell_size,
+                **mean,
+                "cosine_error": float(error),
+                "mean_cosine": _compared(average, exact[name])["cosine"],
+            }
+            bar.update()
 
 
 def force(w, g, key=None, cell_size=None, cells: Cells = "random") -> jax.Array:

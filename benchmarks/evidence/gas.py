@@ -65,6 +65,7 @@ import optax
 import kinopt
 from benchmarks.evidence._maxwell import H_MAXWELL, measure
 from benchmarks.markdown import table_of
+from benchmarks.progress import progress_bar
 from benchmarks.record import Row, latest
 
 Acceptance = Literal["threshold", "hard sphere"]
@@ -176,15 +177,18 @@ def run(settings: Settings) -> list[dict]:
     ]
     v0 = np.concatenate(starts).astype(np.float32)  # more boxes: one program runs all starts
     rows = []
-    for acceptance in settings.acceptances:
-        for sweep, v in enumerate(collide(v0, acceptance, settings)):
-            for n, start in enumerate(settings.starts):
-                part = slice(n * settings.boxes, (n + 1) * settings.boxes)
-                row = {"start": start, "acceptance": acceptance, "sweep": sweep}
-                row |= _conserved(v0[part], v[part])
-                row |= _compared([measure(box, settings.cells) for box in v[part]], reference)
-                row["h"] = H_MAXWELL + row["excess_h"]
-                rows.append(row)
+    total = len(settings.acceptances) * (1 + settings.sweeps)
+    with progress_bar(total, "sweeps") as bar:
+        for acceptance in settings.acceptances:
+            for sweep, v in enumerate(collide(v0, acceptance, settings)):
+                bar.update()
+                for n, start in enumerate(settings.starts):
+                    part = slice(n * settings.boxes, (n + 1) * settings.boxes)
+                    row = {"start": start, "acceptance": acceptance, "sweep": sweep}
+                    row |= _conserved(v0[part], v[part])
+                    row |= _compared([measure(box, settings.cells) for box in v[part]], reference)
+                    row["h"] = H_MAXWELL + row["excess_h"]
+                    rows.append(row)
     return rows
 
 

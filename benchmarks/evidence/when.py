@@ -209,6 +209,7 @@ def train(
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """For each task: a row for each method's search, then one for each method's test."""
+    data.require(settings.data)
     conditions = [(few, noise) for few in settings.few for noise in settings.noises]
     total = 2 * len(settings.data) * len(conditions) * len(METHODS)
     with progress_bar(total, "searches and tests") as bar:

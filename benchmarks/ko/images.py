@@ -131,6 +131,7 @@ def trainer(model: str, split: Split, settings: Settings) -> vision.Trainer:
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """Rows of the tuning, then one for each network, seed by seed, with its whole history."""
+    data.require(settings.data)
     for name in settings.data:
         split = None
         for model in settings.models:

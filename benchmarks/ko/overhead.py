@@ -74,7 +74,7 @@ def run(settings: Settings) -> Iterator[Row]:
         return advance
 
     calls = {method: stepper(method) for method in settings.methods}
-    seconds = interleaved(calls, settings.num_turns)
+    seconds = interleaved(calls, settings.num_turns, "whole steps")
     for method, times in seconds.items():
         yield {
             "method": method,

@@ -108,6 +108,7 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
 
     `test_accuracy` has one number for each seed.
     """
+    data.require(settings.texts)
     for name in settings.texts:
         texts = data.load_texts(name, SPLIT_SEED)
         yield from _frozen(name, texts, settings, done)

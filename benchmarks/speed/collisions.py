@@ -196,7 +196,7 @@ def _rows(
     calls: dict[str, Callable] = {
         name: lambda name=name: programs[name](*arguments[name]) for name in programs
     }
-    seconds = interleaved(calls, num_turns)
+    seconds = interleaved(calls, num_turns, "speed.collisions")
     for name, program in programs.items():
         accepted = None
         if name.startswith("hard") and not name.endswith("written"):

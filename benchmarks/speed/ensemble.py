@@ -22,10 +22,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 import kinopt
 from benchmarks.bbi.basins import LANDSCAPE, PROTOCOLS, basin, entering, hessians
 from benchmarks.markdown import table_of
+from benchmarks.progress import progress_bar
 from benchmarks.record import Row, latest
 from benchmarks.timing import MedianRatio, median_ratio
 
@@ -131,34 +133,42 @@ def kinopt_runs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def run(settings: Settings) -> Iterator[Row]:
     """One row for each number of seeds and each way to run them."""
-    for number, turns in zip(settings.seeds, settings.turns, strict=True):
-        candidates = {"kinopt.ensemble": kinopt_runs}
-        if number <= settings.numpy_up_to:
-            candidates["NumPy"] = numpy_runs
-        kinopt_runs(number, settings.seed)  # compiles
-        nanoseconds = {name: [] for name in candidates}
-        seconds = {name: [] for name in candidates}
-        found = {}
-        for turn in range(turns):
-            for name, runs in candidates.items():
-                began = time.perf_counter()
-                outcome, steps = runs(number, settings.seed + turn)
-                took = time.perf_counter() - began
-                seconds[name].append(took)
-                nanoseconds[name].append(1e9 * took / steps.sum())
-                found[name] = outcome, steps
-        yardstick = np.array(nanoseconds["kinopt.ensemble"])
-        for name, cost in nanoseconds.items():
-            outcome, steps = found[name]
-            yield {
-                "seeds": number,
-                "method": name,
-                "nanoseconds": np.quantile(cost, [0.25, 0.5, 0.75]).tolist(),
-                "seconds": float(np.median(seconds[name])),
-                "ratio": list(median_ratio(np.array(cost), yardstick)),
-                "steps_per_seed": float(steps.mean()),
-                "counts": [int((outcome == k).sum()) for k in (0, 1, 2)],
-            }
+    rounds = zip(settings.seeds, settings.turns, strict=True)
+    with progress_bar(sum(settings.turns), "ensembles") as bar:
+        for number, turns in rounds:
+            yield from _compared(settings, number, turns, bar)
+
+
+def _compared(settings: Settings, number: int, turns: int, bar: tqdm) -> Iterator[Row]:
+    """Turns of every way to run so many seeds, and a row for each way."""
+    candidates = {"kinopt.ensemble": kinopt_runs}
+    if number <= settings.numpy_up_to:
+        candidates["NumPy"] = numpy_runs
+    kinopt_runs(number, settings.seed)  # compiles
+    nanoseconds = {name: [] for name in candidates}
+    seconds = {name: [] for name in candidates}
+    found = {}
+    for turn in range(turns):
+        for name, runs in candidates.items():
+            began = time.perf_counter()
+            outcome, steps = runs(number, settings.seed + turn)
+            took = time.perf_counter() - began
+            seconds[name].append(took)
+            nanoseconds[name].append(1e9 * took / steps.sum())
+            found[name] = outcome, steps
+        bar.update()
+    yardstick = np.array(nanoseconds["kinopt.ensemble"])
+    for name, cost in nanoseconds.items():
+        outcome, steps = found[name]
+        yield {
+            "seeds": number,
+            "method": name,
+            "nanoseconds": np.quantile(cost, [0.25, 0.5, 0.75]).tolist(),
+            "seconds": float(np.median(seconds[name])),
+            "ratio": list(median_ratio(np.array(cost), yardstick)),
+            "steps_per_seed": float(steps.mean()),
+            "counts": [int((outcome == k).sum()) for k in (0, 1, 2)],
+        }
 
 
 def table(rows: list[Row]) -> str:

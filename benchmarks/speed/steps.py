@@ -133,7 +133,7 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
         optimizer = optax.with_extra_args_support(make())
         states[name] = optimizer.init(params)
         calls[name] = stepper(name, optimizer)
-    seconds = interleaved(calls, settings.num_turns)
+    seconds = interleaved(calls, settings.num_turns, "updates")
     width = jnp.dtype(settings.dtype).itemsize
     for name, times in seconds.items():
         numbers = [leaf for leaf in jax.tree.leaves(states[name]) if leaf.ndim and leaf.size > 8]

@@ -86,7 +86,7 @@ def run(settings: Settings) -> Iterator[Row]:
             states[name] = params, optimizer.init(params)
             calls[name] = _stepper(model, images, labels, optimizer, states, name)
         alone = {f"{name}, alone": _alone(collision, params) for name, collision in chosen.items()}
-        seconds = interleaved(calls | alone, settings.num_turns)
+        seconds = interleaved(calls | alone, settings.num_turns, "training steps")
         plain = seconds[PLAIN]
         for name in chosen:
             accepted = None

@@ -3,11 +3,15 @@
 Weights are positions and gradients velocities. A pair that Eq. 7 accepts (`partners`) keeps the
 velocity of its centre of mass and leaves in a random direction with its relative speed (Eqs. 5, 6):
 
-    (dg)_ij = (g_i + g_j) / 2 + e |g_i - g_j| n_ij / 2 - g_i,      n_ji = -n_ij,  |n_ij| = 1,
+$$
+(dg)_ij = (g_i + g_j) / 2 + e |g_i - g_j| n_ij / 2 - g_i,    n_ji = -n_ij,    |n_ij| = 1
+$$
 
-and a neuron adds up what its collisions do to it, all from the old gradients (Eq. 8):
+and a neuron adds up what its collisions do to it, all from the old gradients:
 
-    g_i' = g_i + sum over accepted j of a_ij (dg)_ij.
+$$
+g_i' = g_i + sum_j a_ij (dg)_ij      over accepted pairs (Eq. 8)
+$$
 
 The paper has restitution e = 1 and weights a_ij = 1. Its sum conserves momentum but not energy:
 with all pairs of N neurons accepted, |g|^2 grows about N^2/4 times. Two other ways to combine:

@@ -3,7 +3,9 @@
 Neurons i and j, at distance w_r = |w_i - w_j| and with relative velocity g_r = |g_i - g_j|, collide
 when
 
-    g_r e^{-w_r} / max g_r > 1 - c                                                        (Eq. 7)
+$$
+g_r e^{-w_r} / max g_r > 1 - c      (Eq. 7)
+$$
 
 Here the test is a product, g_r e^{-w_r} > (1 - c) max g_r: when all gradients are equal nobody
 collides and nothing is divided by zero; c = 0 accepts nobody, c = 1 everybody who moves.

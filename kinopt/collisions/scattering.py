@@ -2,7 +2,9 @@
 
 Both compute the change of Eq. 8,
 
-    change_i = sum over j of a_ij [ (g_j - g_i) / 2 + e |g_i - g_j| n_ij / 2 ],
+$$
+change_i = sum_j a_ij [(g_j - g_i) / 2 + e |g_i - g_j| n_ij / 2]
+$$
 
 the first with a direction n_ij for each accepted pair and differences taken directly, the second
 as drift plus noise: -L G / 2, and one Gaussian draw with the same mean and covariance.

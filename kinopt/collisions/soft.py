@@ -2,7 +2,9 @@
 
 With W, G in R^(N x D), a row of each for every neuron, and c = `coll_coef`,
 
-    G' = (I - c M) G,      M = cos(W, W) o cos(G, G),
+$$
+G' = (I - c M) G,      M = cos(W, W) o cos(G, G)
+$$
 
 where cos(X, X) holds the cosines between the rows of X and o is the elementwise product. A neuron
 whose weights and gradient both point like those of neuron j is pushed against j's gradient. M is

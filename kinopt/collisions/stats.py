@@ -60,12 +60,23 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
     The state may be nested in any way: chained, masked, accumulated, partitioned, injected. Where
     two collisions treat the same leaf, the later one in the chain gets "#2" after the path.
 
+    Args:
+        opt_state: the state of a collision, or of anything around it.
+
     Returns:
         A dict from the leaf's path, such as "head/kernel", to its `CollisionStats` of scalars on
         the device. Only leaves that collide are in it.
 
     Raises:
         ValueError: there is no collision in the state.
+
+    >>> import jax.numpy as jnp, kinopt, optax
+    >>> params = {"head": jnp.array([[1.0, 1.0], [0.0, 0.1]]), "bias": jnp.zeros(2)}
+    >>> tx = optax.chain(kinopt.soft_collision(0.1), optax.adam(1e-3))
+    >>> _, state = tx.update(params, tx.init(params), params)  # weights for gradients
+    >>> stats = kinopt.collision_stats(state)
+    >>> list(stats), round(float(stats["head"].max_abs_cosine), 3)
+    (['head'], 0.995)
     """
     states = [
         node

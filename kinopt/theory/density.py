@@ -23,7 +23,9 @@ def phase_space_density(
 ) -> jax.Array:
     """Measure of the momenta that the energy shell holds at a point of potential V.
 
-        rho(V) = int d^n Pi delta(H(V, |Pi|^2) - E) = Omega_n q^((n-2)/2) / (2 dH/dq)
+    $$
+    rho(V) = int d^n Pi delta(H(V, |Pi|^2) - E) = Omega_n q^((n-2)/2) / (2 dH/dq)
+    $$
 
     at q = q(V, E), Omega_n = 2 pi^(n/2) / Gamma(n/2). For Born-Infeld it is the integrand of
     Eq. 40, Omega_n (E/V) (E^2/V - V)^((n-2)/2); for H = V + q/2, Eq. 41 with its factor,
@@ -59,7 +61,9 @@ def potential_density(
 ) -> jax.Array:
     """How phase-space volume, and so time, is distributed over V near a quadratic minimum.
 
-        dVol/dV = rho(V) Omega_n (2 (V - V_I))^((n-2)/2)
+    $$
+    dVol/dV = rho(V) Omega_n (2 (V - V_I))^((n-2)/2)
+    $$
 
     the density at V times the shell |eta|^2 = 2 (V - V_I) of that V. It is not normalized; a
     Hessian would only divide it by sqrt(det). For Born-Infeld and V_I = 0 it goes as 1/V: every

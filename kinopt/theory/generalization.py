@@ -16,7 +16,9 @@ def pac_bayes_bound(
 ) -> jax.Array:
     """A bound on the expected loss (KO paper, Theorem 3.1, Eq. 9).
 
-        E_Q[L_D] <= E_Q[L_S] + sqrt((KL(Q || P) + log(m / delta)) / (2 m - 2))
+    $$
+    E_Q[L_D] <= E_Q[L_S] + sqrt((KL(Q || P) + log(m / delta)) / (2 m - 2))
+    $$
 
     with probability 1 - delta over the draw of m training samples, for a loss in [0, 1].
 
@@ -28,6 +30,9 @@ def pac_bayes_bound(
 
     Returns:
       The right-hand side.
+
+    Raises:
+      ValueError: if `num_samples` or `delta` is out of range.
 
     >>> round(float(pac_bayes_bound(0.02, kl=500.0, num_samples=60_000)), 4)
     0.0854
@@ -43,8 +48,10 @@ def pac_bayes_bound(
 def correlation_kl(weight_correlation: ArrayLike, neurons: int, features: int) -> jax.Array:
     """The part of KL(Q || P) that falls with the weight correlation (KO paper, Theorem 3.2).
 
-        KL(Q || P) = |W - W_0|^2 / (2 sigma^2)
-                     - features/2 [(neurons - 1) log(1 - rho) + log(1 + (neurons - 1) rho)]
+    $$
+    KL(Q || P) = |W - W_0|^2 / (2 sigma^2)
+    - features/2 [(neurons - 1) log(1 - rho) + log(1 + (neurons - 1) rho)]
+    $$
 
     for a layer with prior P = Normal(W_0, sigma^2) of independent weights, and a posterior Q of the
     same variance around the trained weights W, in which each two neurons have correlation rho in

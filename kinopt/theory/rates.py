@@ -12,11 +12,16 @@ __all__ = ["born_infeld_rate", "gradient_descent_rate"]
 def gradient_descent_rate(curvature: ArrayLike, friction: ArrayLike = 1.0) -> jax.Array:
     """The rate m^2 / f at which friction-dominated descent shrinks Theta (BBI paper, Eq. 7).
 
-        V = m^2 Theta^2 / 2,   Theta ~ exp(-m^2 t / f)
+    $$
+    V = m^2 Theta^2 / 2,   Theta ~ exp(-m^2 t / f)
+    $$
 
     Args:
       curvature: m^2, an eigenvalue of the Hessian.
       friction: f; 1 for gradient flow, dTheta/dt = -grad V.
+
+    Returns:
+      The rate, of the broadcast shape.
 
     >>> gradient_descent_rate(1e-4).item() < born_infeld_rate(1e-4).item()
     True
@@ -28,13 +33,18 @@ def gradient_descent_rate(curvature: ArrayLike, friction: ArrayLike = 1.0) -> ja
 def born_infeld_rate(curvature: ArrayLike) -> jax.Array:
     """The rate m / sqrt(2) at which Born-Infeld's speed limit shrinks Theta (BBI paper, Eq. 8).
 
-        |dTheta/dt| <= sqrt(V) = m |Theta| / sqrt(2),   Theta ~ exp(-m t / sqrt(2))
+    $$
+    |dTheta/dt| <= sqrt(V) = m |Theta| / sqrt(2),   Theta ~ exp(-m t / sqrt(2))
+    $$
 
     attained where V << E. It falls with the root of the curvature, where Eq. 7 falls with the
     curvature itself: in a shallow valley Born-Infeld is faster.
 
     Args:
       curvature: m^2, an eigenvalue of the Hessian.
+
+    Returns:
+      The rate, of the shape of `curvature`.
 
     >>> born_infeld_rate(2.0).item()
     1.0

@@ -77,8 +77,10 @@ def entry_flux(
 ) -> Scalar:
     """How much phase-space volume enters a region |eta| < 1 in a unit of time.
 
-        J = int_{|eta|=1} dS int d^n Pi delta(H - E) (velocity . inward normal)_+
-          = c_n Omega_n int_{|eta|=1} q(V(Theta), E)^((n-1)/2) dS
+    $$
+    J = int_{|eta|=1} dS int d^n Pi delta(H - E) (velocity · normal)_+
+    = c_n Omega_n int_{|eta|=1} q(V(Theta), E)^((n-1)/2) dS
+    $$
 
     At a point of the surface the momenta of the shell have the measure Omega_n q^((n-2)/2) /
     (2 dH/dq) and the speed 2 dH/dq sqrt(q), in all directions alike; (cos angle)_+ has the mean
@@ -134,7 +136,9 @@ def region_volume(
 ) -> Scalar:
     """Phase-space volume of a region |eta| < 1 on the true landscape (BBI paper, Eq. 40).
 
-        Vol = int_{|eta|<1} d^n Theta rho(V(Theta)),   V = F - f_min
+    $$
+    Vol = int_{|eta|<1} d^n Theta rho(V(Theta)),   V = F - f_min
+    $$
 
     `basin_volume` is this for a quadratic F, Born-Infeld and V << E.
 

@@ -2,7 +2,9 @@
 
 With V = V_I + |eta|^2/2 the volume is a number of dimensions and determinants times
 
-    int_0^1 d eta eta^(n-1) / (V_I + eta^2/2)^(n/2) = 2^(a-1) B(a, 0; X),   a = n/2
+$$
+int_0^1 d eta eta^(n-1) / (V_I + eta^2/2)^(n/2) = 2^(a-1) B(a, 0; X),   a = n/2
+$$
 
 an incomplete beta function B(a, 0; X) = int_0^X x^(a-1) / (1 - x) dx at X = 1 / (1 + 2 V_I). The
 paper writes it as 2F1, of which the usual implementations fail: `jax.scipy.special.hyp2f1` for
@@ -57,8 +59,10 @@ def basin_volume(
 ) -> Scalar:
     """Phase-space volume of a quadratic basin |eta| < 1 under Born-Infeld (BBI paper, Eqs. 46, 47).
 
-        Vol(M_I) = Omega_n^2 E^(n-1) / prod_i m_i int_0^1 d eta eta^(n-1) / (V_I + eta^2/2)^(n/2)
-                 = Omega_n^2 E^(n-1) / prod_i m_i V_I^(-n/2) / n 2F1(n/2, n/2; n/2+1; -1/(2 V_I))
+    $$
+    Vol(M_I) = Omega_n^2 E^(n-1) / prod_i m_i int_0^1 d eta eta^(n-1) / (V_I + eta^2/2)^(n/2)
+    = Omega_n^2 E^(n-1) / prod_i m_i V_I^(-n/2) / n 2F1(n/2, n/2; n/2+1; -1/(2 V_I))
+    $$
 
     in the paper's regime V << E, for V = V_I + |eta|^2/2 and Hessian eigenvalues m_i^2. It grows
     without bound, as log(1/V_I), when V_I -> 0: that is why a mixing descent finds the lowest
@@ -98,7 +102,9 @@ def basin_ratio(
 ) -> Scalar:
     """Vol(M_1) / Vol(M_2), the predicted ratio of times in two basins (BBI paper, Eqs. 10, 18).
 
-        sqrt(det H_2 / det H_1)  where V_1 = V_2,
+    $$
+    Vol(M_1) / Vol(M_2) = sqrt(det H_2 / det H_1)    where V_1 = V_2
+    $$
 
     and more for the deeper one otherwise (Eq. 46). Where a basin alone reaches V = 0, it has all
     the volume. This is about time: for runs that end when they first enter a basin, see
