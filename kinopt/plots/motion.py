@@ -11,7 +11,7 @@ from kinopt.plots._axes import PALETTE, Axes, color_of, finished, new_axes, new_
 
 __all__ = ["energy_curve", "landscape_surface", "speed_curve", "trajectories"]
 
-GREYS = tuple(str(grey) for grey in np.linspace(0.62, 0.98, 20).round(3))
+GREYS = tuple(str(grey) for grey in np.linspace(0.5, 0.98, 20).round(3))
 """Contours of a landscape, from the lowest to the highest: light, so that paths stand out."""
 
 GRID = 200
@@ -103,7 +103,9 @@ def trajectories(
     x, y, heights = _heights(loss_fn, low, high)
     above = heights - heights.min()
     smallest = np.quantile(above, 1e-3)
-    ax.contourf(x, y, np.log(above + smallest), levels=len(GREYS), colors=GREYS)
+    logarithm = np.log(above + smallest)
+    levels = np.linspace(logarithm.min(), logarithm.max(), len(GREYS) + 1)
+    ax.contourf(x, y, logarithm, levels, colors=GREYS)
     for number, path in enumerate(paths):
         color = color_of(number)
         ax.plot(*path.T, color=color, linewidth=0.9, alpha=0.9)
@@ -183,7 +185,8 @@ def speed_curve(stats: Any, ax: Axes | None = None, *, steps: Any = None) -> Axe
 
 def _mark_bounces(ax: Axes, steps: np.ndarray, stats: Any) -> None:
     """A thin line at each step that added a bounce."""
-    bounced = np.diff(np.asarray(stats.num_bounces), prepend=0) > 0
+    count = np.asarray(stats.num_bounces)
+    bounced = count > np.concatenate([[0], count[:-1]])
     for number, step in enumerate(steps[bounced]):
         label = None if number else "bounce"
         ax.axvline(step, color="0.75", linewidth=0.7, zorder=0, label=label)
