@@ -44,7 +44,7 @@ def similarity_heatmap(
         order = np.argsort(shared, kind="stable")
         cosines = cosines[np.ix_(order, order)]
     ax = new_axes(ax)
-    image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
+    image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     ax.set(xlabel="neuron", ylabel="neuron")
     ax.spines[:].set_visible(False)
     if colorbar:
