@@ -47,9 +47,10 @@ def test_outputs_are_there_and_none_is_an_error_or_a_warning(path):
 
 @each_notebook
 def test_nothing_tells_of_a_machine(path):
-    text = re.sub(r'"image/png": "[^"]*"', "", path.read_text(encoding="utf-8"))
-    assert not re.search(r"/(home|tmp|root|work|Users|usr|opt)/|[A-Z]:\\\\|site-packages", text)
-    notebook = json.loads(text.replace(r'"image/png"', '"picture"'))
+    text = path.read_text(encoding="utf-8")
+    words = re.sub(r'"image/png": "[^"]*"', "", text)
+    assert not re.search(r"/(home|tmp|root|work|Users|usr|opt)/|[A-Z]:\\\\|site-packages", words)
+    notebook = json.loads(text)
     assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
     assert set(notebook["metadata"].get("language_info", {})) <= {"name"}
     assert not any(cell["metadata"] for cell in notebook["cells"])
