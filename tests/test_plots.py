@@ -3,12 +3,16 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import optax
 import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+import kinopt
 from kinopt import plots
 
 
@@ -32,6 +36,33 @@ def test_the_heat_map_draws_where_it_is_told():
     axes = Figure().add_subplot()
     assert plots.similarity_heatmap(np.eye(3), axes, colorbar=False) is axes
     assert axes.figure.axes == [axes]
+
+
+def test_sorted_neurons_stand_in_blocks():
+    weights = np.array([[1, 0.1], [-1, 0.1], [1, -0.1], [-1, 0]])
+    cosines = plots.similarity_heatmap(weights, sort=True, colorbar=False).images[0].get_array()
+    assert (cosines[:2, :2] > 0.9).all()
+    assert (cosines[2:, 2:] > 0.9).all()
+    assert (cosines[:2, 2:] < -0.9).all()
+
+
+def test_the_grid_has_a_map_for_each_pair_and_one_scale():
+    maps = {name: {"tanh": np.eye(3), "relu": np.ones((3, 2))} for name in ("none", "soft")}
+    grid = plots.similarity_heatmaps(maps)
+    assert grid.shape == (2, 2)
+    assert len(grid[0, 0].figure.axes) == 5
+    np.testing.assert_allclose(grid[1, 1].images[0].get_array(), 1, atol=1e-6)
+    assert grid[0, 1].get_title() == "relu\nmean |cos| 1.00"
+    assert grid[1, 0].get_title() == "mean |cos| 0.00"
+    assert [line[0].get_ylabel() for line in grid] == ["none", "soft"]
+    figure = Figure()
+    assert plots.similarity_heatmaps(maps, figure)[0, 0].figure is figure
+
+
+@pytest.mark.parametrize("maps", [{}, {"none": {}}, {"a": {"x": np.eye(2)}, "b": {}}])
+def test_the_grid_refuses_lines_of_different_columns(maps):
+    with pytest.raises(ValueError, match="same columns"):
+        plots.similarity_heatmaps(maps)
 
 
 def test_the_heat_map_refuses_what_is_not_a_matrix():
@@ -72,6 +103,18 @@ def test_losses_that_diverged_are_drawn_without_complaint():
     assert low < 0.1 < 1 < high < 10
 
 
+def test_profiles_of_runs_under_the_exact_solutions():
+    x = np.linspace(-1, 1, 5)
+    axes = plots.solution_profiles(
+        x, {"first": [x, 2 * x], "second": x**2}, exact={"exact": x**2, "other": 0 * x}
+    )
+    for line, expected in zip(axes.lines, [x, 2 * x, x**2, x**2, 0 * x], strict=True):
+        np.testing.assert_allclose(line.get_xydata(), np.stack([x, expected], axis=1))
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["first", "second", "exact", "other"]
+    assert axes.lines[0].get_color() == axes.lines[1].get_color() != axes.lines[2].get_color()
+
+
 def bowl(x):
     return 0.5 * x[0] ** 2 + 2 * x[1] ** 2
 
@@ -105,6 +148,72 @@ def test_trajectories_refuse_what_is_not_in_the_plane():
         plots.trajectories(bowl, np.zeros((2, 5, 3)))
     with pytest.raises(ValueError, match="needs both"):
         plots.trajectories(bowl, np.zeros((5, 2)), minimizers=[[0.0, 0.0]])
+
+
+def test_the_surface_is_the_landscape():
+    axes = plots.landscape_surface(kinopt.landscapes.booth())
+    assert axes.get_xlim()[0] < -9 < 9 < axes.get_xlim()[1]
+    corner = float(kinopt.landscapes.booth()(np.array([-10.0, -10.0])))
+    assert axes.get_zlim()[1] > 0.9 * corner
+    assert plots.landscape_surface(bowl, axes, domain=[[-2, -2], [2, 3]]) is axes
+    axes.figure.canvas.draw()
+
+
+def test_the_surface_says_what_is_missing():
+    with pytest.raises(ValueError, match="lower and upper corner"):
+        plots.landscape_surface(bowl)
+    with pytest.raises(ValueError, match="lower and upper corner"):
+        plots.landscape_surface(kinopt.landscapes.zakharov(10))
+    with pytest.raises(ValueError, match="projection='3d'"):
+        plots.landscape_surface(bowl, Figure().add_subplot(), domain=[[-2, -2], [2, 3]])
+
+
+def descended(optimizer, steps=30):
+    def step(carry, _):
+        x, state = carry
+        value, grads = jax.value_and_grad(bowl)(x)
+        updates, state = optimizer.update(grads, state, x, value=value)
+        return (optax.apply_updates(x, updates), state), kinopt.ecd_stats(state)
+
+    x = jnp.array([2.0, 1.0])
+    return jax.lax.scan(step, (x, optimizer.init(x)), length=steps)[1]
+
+
+def test_energy_and_speed_along_a_descent():
+    stats = descended(kinopt.bbi(0.05, fixed_bounce_every=10, num_fixed_bounces=2))
+    axes = plots.energy_curve(stats)
+    potential, energy, *bounces = axes.lines
+    np.testing.assert_allclose(potential.get_ydata(), stats.potential)
+    np.testing.assert_allclose(energy.get_ydata(), 4.0, rtol=1e-6)
+    assert [line.get_xdata()[0] for line in bounces] == [10, 21]  # a bounce takes a step
+    axes.figure.canvas.draw()
+    axes = plots.speed_curve(stats, steps=5 * np.arange(30))
+    speed, limit, *bounces = axes.lines
+    np.testing.assert_allclose(speed.get_ydata(), stats.speed)
+    np.testing.assert_allclose(limit.get_ydata() ** 2, stats.potential, rtol=1e-5)
+    assert [line.get_xdata()[0] for line in bounces] == [50, 105]
+    axes.figure.canvas.draw()
+
+
+def test_speed_without_a_limit_and_energy_without_a_sign():
+    newton = kinopt.hamiltonians.Hamiltonian(lambda v, p2: v + p2 / 2, lambda v, e: 2 * (e - v))
+    stats = descended(kinopt.ecd(0.01, newton))
+    assert len(plots.speed_curve(stats).lines) == 1
+    axes = plots.energy_curve(stats._replace(energy=-stats.energy))
+    axes.figure.canvas.draw()
+    assert axes.get_ylim()[0] < stats.potential.min() < axes.get_ylim()[1]
+
+
+def test_the_running_ratio_of_many_runs_is_on_a_logarithmic_axis():
+    runs = np.array([1, 10, 100, 1000, 10_000])
+    ratio = [None, 9.0, 3.0, 1.5, 1.6]  # as rows hold it
+    axes = plots.running_ratio(ratio, runs=runs, interval=[1.5, 1.7])
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), runs)
+    assert axes.get_xscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < 1.5 < 1.7 < high < 2
+    assert plots.running_ratio(ratio[:4], runs=runs[:4]).get_xscale() == "linear"
+    axes.figure.canvas.draw()
 
 
 def test_the_running_ratio_has_its_interval_and_predictions():

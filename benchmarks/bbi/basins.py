@@ -442,16 +442,18 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     )
     path_axes.set_title("Ten runs of the authors' protocol (Fig. 5)")
 
-    seeds, ratio = entries[0]["running_seeds"], entries[0]["running_ratio"]
-    shown = [(s, r) for s, r in zip(seeds, ratio, strict=True) if r is not None and s >= 20]
-    running_axes.plot(*zip(*shown, strict=True), label="runs so far")
-    running_axes.axhspan(*entries[0]["ratio_interval"], alpha=0.2, lw=0, label="95 % at the end")
-    running_axes.axhline(theory["volume"], color="C2", ls="--", label="volume (Eq. 10)")
-    running_axes.axhline(theory["flux"], color="C3", ls="--", label="flux")
-    running_axes.axhline(AUTHORS[0] / AUTHORS[1], color="0.5", ls=":", label="authors' 2,000 runs")
-    running_axes.set(xscale="log", xlabel="run", ylabel="ratio of the basins")
-    running_axes.set(title="First entry, authors' protocol (Fig. 6)", ylim=(1, 2.5))
-    running_axes.legend(frameon=False)
+    kinopt.plots.running_ratio(
+        entries[0]["running_ratio"],
+        running_axes,
+        runs=entries[0]["running_seeds"],
+        interval=entries[0]["ratio_interval"],
+        predictions={
+            "volume (Eq. 10)": theory["volume"],
+            "flux": theory["flux"],
+            "authors' 2,000 runs": AUTHORS[0] / AUTHORS[1],
+        },
+    )
+    running_axes.set_title("First entry, authors' protocol (Fig. 6)")
 
     stay = _of_kind(rows, "occupancy")
     names = [f"first entry: {row['method']}" for row in entries]
@@ -463,12 +465,12 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
             ratio_axes.errorbar(ratio, n, xerr=error, fmt="o", color="C0")
     for n, row in enumerate(stay, start=len(entries)):
         ratio_axes.errorbar(row["ratio"], n, xerr=2 * row["ratio_error"], fmt="s", color="C1")
-    ratio_axes.axvline(theory["volume"], color="C2", ls="--")
-    ratio_axes.axvline(theory["flux"], color="C3", ls="--")
+    for line in running_axes.lines[1:3]:  # volume and flux, in the same colours
+        ratio_axes.axvline(line.get_ydata()[0], color=line.get_color(), ls="--")
     ratio_axes.set_yticks(range(len(names)), names)
     ratio_axes.invert_yaxis()
     ratio_axes.set(xlabel="ratio of the basins (95 %)", xscale="log")
-    ratio_axes.set_title("Volume (green) predicts time, flux (red) mixed entries")
+    ratio_axes.set_title("Volume (yellow) predicts time, flux (green) mixed entries")
 
     bowls = [row for row in _of_kind(rows, "potential") if row["n"] == 2]
     edges = bowls[0]["edges"]

@@ -43,7 +43,7 @@ from benchmarks.record import NOTHING, Done, Row, latest
 from benchmarks.train import accepted_fraction
 from kinopt import metrics
 from kinopt._typing import PyTree
-from kinopt.plots import PALETTE, similarity_heatmap
+from kinopt.plots import PALETTE, similarity_heatmaps
 
 __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
@@ -341,35 +341,31 @@ def plot(rows: list[Row], folder: Path) -> Path:
     figure = Figure(figsize=(2.2 * width + 1.6, 2.15 * len(laws) + 4.6), layout="constrained")
     heights = [2.15 * len(laws), 4.6]
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    grid = upper.subplots(len(laws), width, squeeze=False)
+    shown = {
+        (row["law"], row["activation"]): row
+        for row in rows
+        if SHOWN.get(row["law"]) == row["coll_coef"]
+    }
+    neurons = {
+        law if law == "none" else f"{law}\nc = {SHOWN[law]:g}": {
+            activation: np.array(shown[law, activation]["neurons"]) for activation in activations
+        }
+        for law in laws
+    }
+    grid = similarity_heatmaps(neurons, upper)
     for line, law in zip(grid, laws, strict=True):
         for axes, activation in zip(line, activations, strict=True):
-            _heatmap(axes, rows, activation, law)
-        title = law if law == "none" else f"{law}\nc = {SHOWN[law]:g}"
-        line[0].set_ylabel(title, fontsize=10)
-    for axes, activation in zip(grid[0], activations, strict=True):
-        axes.set_title(f"{activation}\n{axes.get_title()}", fontsize=10)
-    scale = upper.colorbar(grid[0][0].images[0], ax=grid, shrink=0.5, ticks=[-1, 0, 1])
-    scale.set_label("cosine of two hidden neurons, first seed", fontsize=9)
-    upper.suptitle(f"Hidden neurons of a 5-50-1 network at step 100, Adam {rate:g}", fontsize=12)
+            mean = np.mean(shown[law, activation]["mean_abs_cosine"])  # of all seeds
+            above = f"{activation}\n" if law == laws[0] else ""
+            axes.set_title(f"{above}mean |cos| {mean:.2f}", fontsize=9)
+    upper.suptitle(
+        f"Hidden neurons of a 5-50-1 network at step 100, first of all seeds, Adam {rate:g}",
+        fontsize=12,
+    )
     _windows(lower.subplots(2, width, squeeze=False, sharex=True), rows, activations)
     path = folder / "ko.condensation.png"
     figure.savefig(path, dpi=100)
     return path
-
-
-def _heatmap(axes, rows: list[Row], activation: str, law: str) -> None:
-    """Neurons in the order in which their cosines cluster, so that blocks can be seen."""
-    (row,) = [
-        row
-        for row in rows
-        if (row["activation"], row["law"], row["coll_coef"]) == (activation, law, SHOWN[law])
-    ]
-    neurons = np.array(row["neurons"])
-    first = np.linalg.svd(neurons, full_matrices=False)[2][0]
-    similarity_heatmap(neurons[np.argsort(neurons @ first)], axes, colorbar=False)
-    axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
-    axes.set_title(f"mean |cos| {np.mean(row['mean_abs_cosine']):.2f}", fontsize=9)
 
 
 def _windows(grid, rows: list[Row], activations: list[str]) -> None:

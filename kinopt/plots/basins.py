@@ -1,0 +1,100 @@
+"""Where runs end and where they stay: the BBI paper's Fig. 6, and the density of the potential."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kinopt.plots._axes import PALETTE, Axes, color_of, finished, new_axes
+
+__all__ = ["potential_histogram", "running_ratio"]
+
+PAPER_RUNS = 2000
+"""Runs in the BBI paper's Figure 6, whose axis is linear."""
+
+SETTLED = 100
+"""Runs after which a ratio must be in the picture on a logarithmic axis."""
+
+
+def running_ratio(
+    ratio: Any,
+    ax: Axes | None = None,
+    *,
+    runs: Any = None,
+    interval: Any = None,
+    predictions: Mapping[str, float] | None = None,
+) -> Axes:
+    """The ratio of runs that ended in one basin to those in another, as runs accumulate.
+
+    The picture of the BBI paper's Figure 6.
+
+    Args:
+        ratio: [points], the ratio as runs accumulate, from `kinopt.basins.statistics`. Not finite
+            while one of the basins is empty.
+        ax: Where to draw; None makes a new figure.
+        runs: How many runs each ratio is of, increasing; None: 1, 2, 3, ... With more of them than
+            the paper's 2,000 the axis is logarithmic.
+        interval: Lower and upper end of its interval, [2] for the last one or [points, 2].
+        predictions: For each name in the legend, the value of a horizontal line.
+
+    Returns:
+        The axes; the first line is the ratio.
+    """
+    ax = new_axes(ax)
+    ratio = np.asarray(ratio, dtype=np.float64)
+    runs = np.arange(1, 1 + len(ratio)) if runs is None else np.asarray(runs)
+    ax.plot(runs, ratio, color=PALETTE[0], linewidth=1.6, label="runs so far")
+    logarithmic = len(runs) > 0 and runs[-1] > PAPER_RUNS
+    settled = runs > (SETTLED if logarithmic else len(runs) / 4)  # the first runs jump about
+    levels = list(ratio[settled])  # what must be seen
+    if interval is not None:
+        low, high = np.broadcast_to(np.asarray(interval, np.float64), (len(ratio), 2)).T
+        ax.fill_between(runs, low, high, color=PALETTE[0], alpha=0.2, linewidth=0, label="95 %")
+        levels += [low[-1], high[-1]]
+    for number, (name, value) in enumerate((predictions or {}).items(), start=1):
+        color = color_of(number)
+        ax.axhline(value, color=color, linestyle="--", linewidth=1.4, label=name)
+        levels.append(value)
+    levels = [level for level in levels if np.isfinite(level)]
+    if levels:
+        margin = 0.25 * (max(levels) - min(levels)) + 0.02 * max(levels)
+        ax.set_ylim(max(0, min(levels) - margin), max(levels) + margin)
+    if logarithmic:
+        ax.set(xscale="log", xlim=(SETTLED / 3, runs[-1]))
+    return finished(ax, "run", "ratio of the basins")
+
+
+def potential_histogram(
+    values: Any,
+    edges: Any,
+    predicted: Any = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """How often each potential V was visited, beside how often it should have been.
+
+    Where the bins cover more than two decades, the axis is logarithmic and the density is that of
+    log V; then equal areas mean equal times on either axis.
+
+    Args:
+        values: V along trajectories, any shape; those outside the bins are left out.
+        edges: [bins + 1], increasing.
+        predicted: [bins], the fraction of time in each bin, such as
+            `kinopt.theory.potential_fractions`; None: no prediction.
+        ax: Where to draw; None makes a new figure.
+
+    Returns:
+        The axes; the first patch is what was visited, the second the prediction.
+    """
+    ax = new_axes(ax)
+    edges = np.asarray(edges, dtype=np.float64)
+    counts, _ = np.histogram(np.ravel(np.asarray(values)), edges)
+    logarithmic = edges[0] > 0 and edges[-1] > 100 * edges[0]
+    widths = np.diff(np.log(edges) if logarithmic else edges)
+    fractions = counts / max(1, counts.sum())
+    ax.stairs(fractions / widths, edges, fill=True, color=PALETTE[0], alpha=0.35, label="visited")
+    if predicted is not None:
+        density = np.asarray(predicted) / widths
+        ax.stairs(density, edges, baseline=None, color="black", linewidth=1.4, label="predicted")
+    if logarithmic:
+        ax.set_xscale("log")
+    return finished(ax, "potential V", f"density of {'log ' if logarithmic else ''}V")
