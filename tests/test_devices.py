@@ -170,9 +170,9 @@ MEMORY = {
     "soft": (SOFT(), 0.2, 0.3),
     "soft, cells": (SOFT(cell_size=64), 0.2, 0.2),
     "hard": (HARD(), 0.2, 0.3),
-    "hard, cells": (HARD(cell_size=64), 0.2, 0.6),
-    # A direction has all features of a pair, however few of them are used on this device.
-    "hard, matching": (HARD(combine="matching"), 0.25, 0.6),
+    "hard, cells": (HARD(cell_size=64), 0.2, 0.2),
+    # One device alone holds three leaves here, one of eight about one: what its pairs need.
+    "hard, matching": (HARD(combine="matching"), 0.37, 0.6),
 }
 
 

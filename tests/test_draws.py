@@ -61,3 +61,13 @@ def test_every_order_is_as_likely():
     counts = np.unique(orders, axis=0, return_counts=True)[1]
     assert len(counts) == 6
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", [7, 8])
+def test_some_places_hold_what_all_places_hold(dtype, number):
+    with jax.enable_x64(True):
+        key, dtype = jax.random.key(3), jnp.dtype(dtype)
+        whole = normals(key, jnp.uint32(2), 5, number, dtype)
+        places = jnp.array([6, 0, 3])
+        assert (normals(key, jnp.uint32(2), 5, number, dtype, places) == whole[places]).all()

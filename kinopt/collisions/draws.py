@@ -33,27 +33,41 @@ def derived_key(key: Array, *steps: Array | int) -> Array:
 
 
 def words(
-    key: Array, i: Array | np.uint32, j: Array | int, number: int
-) -> UInt32[Array, " number"]:
-    """So many random words for neurons i and j."""
+    key: Array,
+    i: Array | np.uint32,
+    j: Array | int,
+    number: int,
+    places: Int[Array, " places"] | None = None,
+) -> UInt32[Array, " drawn"]:
+    """So many random words for neurons i and j, or those at some places among them."""
     data = jax.random.key_data(key)
     i, j = (jnp.asarray(n).astype(jnp.uint32) for n in (i, j))
     half = -(-number // 2)
-    counters = jnp.stack([jnp.full(half, j), jnp.arange(half, dtype=jnp.uint32)])
+    # Each counter gives two words, one for either half of the places.
+    place = jnp.arange(half) if places is None else places % half
+    counters = jnp.stack([jnp.full(place.shape, j), place.astype(jnp.uint32)])
     # Under vmap over i, JAX wants both words of the key to have the same shape.
     key_words = data[0] + i * jnp.uint32(ODD), data[1] + i * jnp.uint32(0)
-    return threefry_2x32(key_words, counters).ravel()[:number]
+    drawn = threefry_2x32(key_words, counters)
+    return drawn.ravel()[:number] if places is None else jnp.where(places < half, *drawn)
 
 
 def normals(
-    key: Array, i: Array | np.uint32, j: Array | int, number: int, dtype
-) -> Float[Array, " number"]:
-    """So many normal numbers for neurons i and j, float32 or float64."""
+    key: Array,
+    i: Array | np.uint32,
+    j: Array | int,
+    number: int,
+    dtype,
+    places: Int[Array, " places"] | None = None,
+) -> Float[Array, " drawn"]:
+    """So many normal numbers for neurons i and j, float32 or float64, or those at some places."""
     info = jnp.finfo(dtype)
-    drawn = words(key, i, j, number * info.bits // 32)
     if info.bits == 64:
-        drawn = drawn.astype(jnp.uint64)
-        drawn = drawn[:number] << 32 | drawn[number:]
+        both = None if places is None else jnp.concatenate([places, number + places])
+        high, low = jnp.split(words(key, i, j, 2 * number, both).astype(jnp.uint64), 2)
+        drawn = high << 32 | low
+    else:
+        drawn = words(key, i, j, number, places)
     # Random fractions of the numbers from 1 to 2; the same but for the least bit up to 1 as down.
     one = jnp.ones((), dtype).view(drawn.dtype)
     fraction = ((drawn >> (info.bits - info.nmant)) | one).view(dtype) - 1

@@ -10,6 +10,7 @@ the first with a direction n_ij for each accepted pair and differences taken dir
 as drift plus noise: -L G / 2, and one Gaussian draw with the same mean and covariance.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -32,8 +33,8 @@ PAIRS_PER_CHUNK = 64
 """Accepted pairs treated at once in a large layer; 16 in the head of a classifier. A draw of random
 bits has a fixed cost on a CPU, and the directions of a chunk that is not full are drawn in vain."""
 
-FEW_CANDIDATES = 4096
-"""A layer of 64 neurons has so many."""
+FEW_CANDIDATES = 1024
+"""A layer of 32 neurons has so many; above, comparing with all takes memory that shows in cells."""
 
 
 def pair_directions(
@@ -50,9 +51,10 @@ def pair_directions(
     1.0
     """
     _, features = spread.sizes(g)
-    gaussian = jax.vmap(lambda i, j: normals(key, i, j, features, g.dtype))(i, j)
-    unit = gaussian / jnp.linalg.norm(gaussian, axis=1, keepdims=True)
-    return unit if spread.columns is None else unit[:, spread.columns]
+    draw = functools.partial(normals, number=features, dtype=g.dtype, places=spread.columns)
+    gaussian = jax.vmap(lambda i, j: draw(key, i, j))(i, j)
+    length_sq = spread.over_features(jnp.sum(gaussian * gaussian, axis=1, keepdims=True))
+    return gaussian / jnp.sqrt(length_sq)
 
 
 def scattered(
