@@ -83,7 +83,7 @@ ITEMS = (
         "bbi.basins",
         "1265 : 734 = 1.72",
     ),
-    _bbi("Fig. 7, section 4.4", "both solutions of a nonlinear Poisson problem", "bbi.pde"),
+    _bbi("Fig. 7, section 4.4", "BBI finds two solutions of one Poisson problem", "bbi.pde"),
     _bbi(
         "Table 2",
         "MNIST: mean 99.177 % (SGD 99.166), median 99.190 (98.160); "

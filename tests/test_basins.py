@@ -78,6 +78,7 @@ def test_statistics_count_every_seed_once(outcome):
             assert running == np.inf if one else np.isnan(running)
 
 
+@pytest.mark.slow
 def test_intervals_of_fractions_and_ratio_cover_what_they_say():
     """In 400 experiments of 300 seeds with p = (.6, .3, .1), 95 % of the intervals hold the truth.
 
@@ -155,6 +156,7 @@ def test_occupancy_knows_about_autocorrelation():
         basins.occupancy(jnp.array([3, 4]))
 
 
+@pytest.mark.slow
 def test_dwell_in_an_ensemble_counts_every_step_of_every_seed():
     """The shares of time of a chain of seeds, through the public path."""
     loss = kinopt.landscapes.two_basins()

@@ -78,6 +78,7 @@ def test_soft_agrees_with_a_loop_over_cells(cells, neurons, scheme):
 @KINDS
 @pytest.mark.parametrize("combine", ["sum", "metropolis"])
 @pytest.mark.parametrize("neurons", [12, 13])
+@pytest.mark.slow
 def test_hard_agrees_with_a_loop_over_cells(cells, combine, neurons):
     """Max g_r, degrees and directions are those of each cell."""
     with jax.enable_x64(True):
@@ -165,6 +166,7 @@ def test_cells_change_from_step_to_step_and_memory_is_linear(cells):
     assert memory(4096) < 5 * memory(1024)
 
 
+@pytest.mark.slow
 def test_random_cells_reach_every_pair_in_the_mean():
     """The mean over keys of the off-diagonal force is (s - 1) / (N - 1) of the exact one."""
     with jax.enable_x64(True):

@@ -59,6 +59,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow
 def test_a_seed_is_what_a_plain_loop_makes_of_it():
     result = run(3, num_steps=600)
     for n in range(3):
@@ -127,6 +128,7 @@ def test_what_a_library_computes_is_left_to_it():
     assert (result.value < 1e-6).all()
 
 
+@pytest.mark.slow
 def test_any_optimizer_and_any_tree():
     def loss(params):
         return jnp.sum((params["w"] - 1) ** 2) + params["b"] ** 2

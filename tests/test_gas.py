@@ -67,6 +67,7 @@ def test_relaxes_at_the_exact_rates(rows):
             assert abs(after[name] - before[name]) > 4 * noise
 
 
+@pytest.mark.slow
 def test_the_literal_sum_is_no_gas():
     """Eq. 8 lets a particle meet all others at once: momentum stays, energy explodes."""
     settings = dataclasses.replace(

@@ -150,6 +150,7 @@ def small_trainer(count=24):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_checkpoint(tmp_path):
     trainer, split = small_trainer()
     arguments = ("soft 0.1", split, images.cosine(0.1), 3, 5)
@@ -247,6 +248,7 @@ def test_the_paired_p_value_is_that_of_scipy():
     assert statistics.paired_p(np.ones(3)) == 0
 
 
+@pytest.mark.slow
 def test_lanes_with_their_own_settings_are_those_of_single_trainings():
     split = data.load("digits")
     settings = when.Settings(num_steps=5)

@@ -334,6 +334,7 @@ def test_the_flux_into_a_ball_in_three_dimensions():
 @pytest.mark.parametrize(
     ("name", "width"), [("born_infeld", 0.008), ("separable", 0.012), ("newton", 0.016)]
 )
+@pytest.mark.slow
 def test_the_flux_is_what_crosses_the_surface(name, width):
     """Monte Carlo: states of the energy shell just outside a region, moved for a short time."""
     hamiltonian, energy, time, points = FAMILY[name], 3.0, 0.005, 400_000
@@ -378,6 +379,7 @@ def two_basins():
     return landscape, landscape.minimizers, hessians, energy
 
 
+@pytest.mark.slow
 def test_the_two_basins_of_section_4_3():
     """Time divides as 1.92, entries of mixed starts as 1.375; quadratic: 1.926 and 1.388."""
     assert occupancy_ratio(*two_basins(), f_min=-0.01) == pytest.approx(1.918, abs=5e-4)
