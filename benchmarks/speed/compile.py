@@ -121,7 +121,7 @@ def _compile(
     compiled = lowered.compile()
     times.append(time.perf_counter())
     trace, lower, compile_ = np.diff(times)
-    kernels = len(re.findall(r" fusion\(", compiled.as_text()))
+    kernels = len(re.findall(r" fusion\(", compiled.as_text() or ""))
     sizes = {"equations": _equations(traced.jaxpr.jaxpr), "kernels": kernels}
     return (trace, lower, compile_), sizes
 
