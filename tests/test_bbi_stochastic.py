@@ -68,8 +68,8 @@ def test_rows_make_a_table_a_headline_and_a_picture(tmp_path):
     place = {"settings": dataclasses.asdict(settings), "date": "today"}
     rows = [{**row, **place} for row in stochastic.run(settings)]
     kinds = [row["kind"] for row in rows]
-    assert kinds == ["energy", "steady state", "diffusion", "diffusion", "diffusion"]
-    assert all(row["chosen"]["rate"] == 0.03 for row in rows[2:])
+    assert kinds == 2 * ["energy"] + 2 * ["steady state"] + 3 * ["diffusion"]
+    assert all(row["chosen"]["rate"] == 0.03 for row in rows[4:])
     assert "Eq. 48 to" in stochastic.headline(rows)
     assert "SGD with momentum" in stochastic.table(rows)
     assert stochastic.plot(rows, tmp_path).stat().st_size > 10_000

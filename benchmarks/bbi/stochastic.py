@@ -109,7 +109,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Settings(
-        dts=(0.1,),
+        dts=(0.1, 0.05),
         num_seeds=4,
         duration=60,
         burn_in=20,
