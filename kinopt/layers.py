@@ -80,6 +80,12 @@ class AxisOrder(NamedTuple):
 
 
 def axis_order(shape: tuple[int, ...], axes: NeuronAxes) -> AxisOrder:
+    """Which axes of an array of this shape count slices, neurons and features, all from 0 up.
+
+    >>> axis_order((3, 3, 16, 32), NeuronAxes()).features
+    (0, 1, 2)
+    """
+
     def normal(axis) -> tuple[int, ...]:
         numbers = (axis,) if isinstance(axis, int) else tuple(axis)
         if any(not -len(shape) <= a < len(shape) for a in numbers):
