@@ -157,9 +157,10 @@ def layer_mask(*patterns: str) -> Callable[[PyTree], PyTree]:
         paths = leaf_paths(params)
         picked = [any(find(path) for find in search) for path in paths]
         if paths and not any(picked):
+            given = ", ".join(map(repr, patterns))
             raise ValueError(
-                f"layer_mask{patterns!r} matches no parameter. The patterns are regular "
-                "expressions searched in these paths: " + ", ".join(paths)
+                f"layer_mask({given}) matches no parameter. The patterns are regular expressions "
+                "searched in these paths: " + ", ".join(paths)
             )
         return jax.tree.unflatten(jax.tree.structure(params), picked)
 

@@ -370,6 +370,14 @@ class TestExtremes:
             np.testing.assert_allclose(after, expected, rtol=0, atol=3e-6)
             assert np.all(np.isfinite(stats))
 
+    def test_zeros_that_the_compiler_knows(self):
+        zeros, g = jnp.zeros((7, 4)), jnp.asarray(layer(7, 4)[1], jnp.float32)
+        argument = law(zeros, g, jax.random.key(0), 0.8, **SCHEME)
+        known = jax.jit(lambda g: hard_law(zeros, g, jax.random.key(0), 0.8, **SCHEME))(g)
+        for found, expected in zip(known, argument, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
+        assert np.all(np.isfinite(known[1]))
+
     @every_combine
     @pytest.mark.parametrize("scale", [1e-20, 1e25])
     def test_gradients_of_any_norm(self, combine, scale):

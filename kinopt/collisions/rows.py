@@ -76,9 +76,14 @@ def binary_scale(x: Float[Array, "*shape"], spread: Spread = WHOLE) -> Scalar:
 
 
 def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Clipped so that it and its inverse are normal numbers; what is zero stays zero over it."""
+    """Clipped so that it and its inverse are normal numbers; 1 for zero.
+
+    A tiny number in place of that 1 would do as well, but for weights that are a constant of the
+    program: XLA squares its inverse on its own, which overflows.
+    """
     info = jnp.finfo(largest.dtype)
-    return jnp.clip(largest, info.smallest_normal, 2.0 ** (info.maxexp - 2))
+    clipped = jnp.clip(largest, info.smallest_normal, 2.0 ** (info.maxexp - 2))
+    return jnp.where(largest == 0, 1, clipped)
 
 
 def in_rows(*arrays: Array) -> tuple[Array, ...]:
