@@ -36,7 +36,8 @@ def test_a_seed_of_a_network_does_not_depend_on_the_law():
     settings = condensation.Settings(num_seeds=2, num_steps=4, num_snapshots=2)
     keys = jax.random.split(jax.random.key(0), 2)
     plain, soft = (
-        condensation.train(keys, 0.5, 1e-3, "tanh", law, settings) for law in ("none", "soft")
+        condensation.train(keys, 0.5, 1e-3, "tanh", condensation.LAWS[law], settings)
+        for law in ("none", "soft")
     )
     np.testing.assert_array_equal(plain["neurons"][:, 0], soft["neurons"][:, 0])
     assert float(jnp.abs(plain["neurons"][:, 2] - soft["neurons"][:, 2]).max()) > 1e-5

@@ -59,7 +59,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
 }
 
-LAWS: dict[str, Callable[[jax.Array, jax.Array], optax.GradientTransformation]] = {
+Law = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
+"""The collision of a coefficient and a key."""
+
+LAWS: dict[str, Law] = {
     "none": lambda c, key: optax.identity(),
     "soft": lambda c, key: kinopt.soft_collision(c, mask=HIDDEN_LAYER),
     "soft, normalized": lambda c, key: kinopt.soft_collision(c, mask=HIDDEN_LAYER, normalize=True),
@@ -131,7 +134,7 @@ def start(key: jax.Array) -> PyTree:
 
 
 @functools.partial(jax.jit, static_argnames=("activation", "law", "settings"))
-def train(keys, coll_coef, rate, activation: str, law: str, settings: Settings):
+def train(keys, coll_coef, rate, activation: str, law: Law, settings: Settings):
     """All seeds: what was measured at the start and at every snapshot, [seeds, snapshots + 1].
 
     A seed fixes samples and start, whatever the law: laws are compared seed by seed.
@@ -142,7 +145,7 @@ def train(keys, coll_coef, rate, activation: str, law: str, settings: Settings):
         data_key, start_key, law_key = jax.random.split(key, 3)
         x, y = samples(data_key)
         params = start(start_key)
-        optimizer = optax.chain(LAWS[law](coll_coef, law_key), optax.adam(rate))
+        optimizer = optax.chain(law(coll_coef, law_key), optax.adam(rate))
 
         def loss_of(params):
             hidden = ACTIVATIONS[activation](x @ params["hidden"])
@@ -203,7 +206,7 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
             if done(**identity):
                 continue
             began = time.perf_counter()
-            measured = train(keys, coll_coef, rate, activation, law, settings)
+            measured = train(keys, coll_coef, rate, activation, LAWS[law], settings)
             found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
             row = {**identity, "steps": steps, "loss": significant(found["loss"][:, -1])}
             for name in ("mean_abs_cosine", "max_abs_cosine", "effective_rank"):
