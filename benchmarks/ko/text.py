@@ -230,10 +230,8 @@ class Classifier(linen.Module):
 
 def _fine_tuned(name: str, texts: TextSplit, settings: Settings, done: Done) -> Iterator[Row]:
     most, few = settings.fine_tuned_most, settings.fine_tuned_seeds
-    tested = None if most is None else 4 * most
-    train = encoder.tokenize(texts.train_texts[:most])
-    test = encoder.tokenize(texts.test_texts[:tested])
-    labels, test_labels = texts.train_labels[:most], texts.test_labels[:tested]
+    train, labels = _some(texts.train_texts, texts.train_labels, most)
+    test, test_labels = _some(texts.test_texts, texts.test_labels, most and 4 * most)
     pretrained = encoder.load_params()
     rate = _recorded_rate(done, name, "fine-tuned")
 
@@ -266,6 +264,14 @@ def _fine_tuned(name: str, texts: TextSplit, settings: Settings, done: Done) -> 
                     accuracy, measured = train_one(method, rate, seed, parts)
                     yield identity | {"rate": rate, "test_accuracy": accuracy} | measured
                 bar.update()
+
+
+def _some(
+    sentences: list[str], labels: np.ndarray, most: int | None
+) -> tuple[encoder.Tokens, np.ndarray]:
+    """Tokens and labels of sentences drawn from all classes."""
+    drawn = np.random.default_rng(SPLIT_SEED).permutation(len(labels))[:most]
+    return encoder.tokenize([sentences[n] for n in drawn]), labels[drawn]
 
 
 def _take(tokens: encoder.Tokens, index: np.ndarray) -> encoder.Tokens:
