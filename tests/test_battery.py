@@ -175,7 +175,7 @@ def test_inject_hyperparams_equals_direct(case: Case):
     injected = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
     direct, _ = run(case.make(), params, steps=2)
     through, _ = run(injected, params, steps=2)
-    assert_equal(through, direct, atol=1e-6)
+    assert_equal(through, direct, atol=case.rounding)
 
 
 def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
