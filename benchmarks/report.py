@@ -79,12 +79,15 @@ def _anchor(name: str) -> str:
 
 
 def _section(name: str, rows: list[Row], results: Path, draw: bool) -> str:
-    """The experiment's question and why it is asked, its table, its picture, its origin."""
+    """The experiment's question and why it is asked, its table, its picture, its origin.
+
+    Why it is asked is the docstring's second paragraph, and what follows it up to a full stop.
+    """
     module = experiments.load(name)
     table = module.table(rows) if hasattr(module, "table") else _plain_table(rows)
-    _, _, rest = experiments.describe(name).partition("\n\n")
-    story = rest.partition("\n\n")[0]
-    parts = [f"## {_heading(name)}", story, table]
+    paragraphs = experiments.describe(name).split("\n\n")[1:]
+    last = next(n for n, paragraph in enumerate(paragraphs) if paragraph.endswith("."))
+    parts = [f"## {_heading(name)}", *paragraphs[: last + 1], table]
     if draw and hasattr(module, "plot"):
         module.plot(rows, results)
     for picture in (f"{name}.png", f"{name.rpartition('.')[2]}.png"):
