@@ -261,17 +261,22 @@ def _p(difference: np.ndarray, method: str) -> str:
 
 
 def headline(rows: list[Row]) -> str:
-    """Every data set's accuracy and the differences of all methods."""
+    """Accuracies, and the differences of all methods in it and in the largest |cos|."""
     parts = []
     for (model, name), methods in _groups(rows).items():
-        plain = 100 * _final(methods["sgd"], "test_accuracy")
+        plain = methods["sgd"]
+
+        def change(part: list[Row], key: str, scale: float = 1.0, plain=plain) -> str:
+            return mean_and_error(scale * (_final(part, key) - _final(plain, key)), "+")
+
         found = [
-            f"{method} {mean_and_error(100 * _final(part, 'test_accuracy') - plain, '+')}"
+            f"{method} {change(part, 'test_accuracy', 100)} ({change(part, 'max_abs_cosine')})"
             for method, part in methods.items()
             if method != "sgd" and len(part) == len(plain)
         ]
-        parts.append(f"{model} on {name} {plain.mean():.2f} %: {', '.join(found)}")
-    return "; ".join(parts)
+        accuracy = 100 * _final(plain, "test_accuracy").mean()
+        parts.append(f"{model} on {name} {accuracy:.2f} %: {', '.join(found)}")
+    return "points (max |cos|): " + "; ".join(parts)
 
 
 def plot(rows: list[Row], folder: Path) -> Path:
