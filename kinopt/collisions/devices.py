@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 __all__ = ["WHOLE", "Spread", "varying_like"]
@@ -142,8 +143,13 @@ class Spread(NamedTuple):
         return jnp.zeros_like(x).at[rows].set(x)
 
     def _next(self, tree: Tree) -> Tree:
-        ring = [(n, (n + 1) % self.num_parts) for n in range(self.num_parts)]
-        return jax.tree.map(lambda x: jax.lax.ppermute(x, self.neuron_axes, ring), tree)
+        # JAX wants the names in the mesh's order, and numbers the devices of the ring by it.
+        mesh_names = jax.sharding.get_abstract_mesh().axis_names
+        names = tuple(sorted(self.neuron_axes, key=mesh_names.index))
+        ring = np.arange(self.num_parts).reshape([jax.lax.axis_size(name) for name in names])
+        ring = ring.transpose([names.index(name) for name in self.neuron_axes]).ravel()
+        pairs = list(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
+        return jax.tree.map(lambda x: jax.lax.ppermute(x, names, pairs), tree)
 
 
 WHOLE = Spread()
