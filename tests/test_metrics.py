@@ -191,3 +191,19 @@ class TestReport:
     def test_nothing_to_report(self):
         assert metrics.report({}) == {}
         assert len(str(metrics.report({})).split("\n")) == 1
+
+
+def test_derivative_of_neurons_computed_in_the_same_program():
+    """The scale of a neuron takes no part: that of a maximum is NaN where rounding finds none."""
+
+    def slope(key):
+        common, own = jax.random.split(key)
+        w = jax.random.normal(common, (1, 8)) + 0.3 * jax.random.normal(own, (16, 8))
+        return w, jax.jvp(metrics.weight_correlation, (w,), (w[::-1],))[1]
+
+    w, slopes = jax.jit(jax.vmap(slope))(jax.random.split(jax.random.key(0), 8))
+    w, step = np.asarray(w, np.float64), 1e-5
+    with jax.enable_x64():
+        ends = [jax.vmap(metrics.weight_correlation)(w + h * w[:, ::-1]) for h in (-step, step)]
+        expected = (ends[1] - ends[0]) / (2 * step)
+    np.testing.assert_allclose(slopes, expected, rtol=1e-4)

@@ -76,12 +76,16 @@ def binary_scale(x: Float[Array, "*shape"], spread: Spread = WHOLE) -> Scalar:
 
 
 def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Clipped so that it and its inverse are normal numbers; 1 for zero.
+    """Clipped so that it and its inverse are normal numbers; 1 for zero. Not differentiated.
+
+    What is divided by it is multiplied later, so that its derivative is void; and that of a maximum
+    is NaN where the compiler computes the entries twice, and rounds them differently.
 
     A tiny number in place of that 1 would do as well, but for weights that are a constant of the
     program: XLA squares its inverse on its own, which overflows.
     """
     info = jnp.finfo(largest.dtype)
+    largest = jax.lax.stop_gradient(largest)
     clipped = jnp.clip(largest, info.smallest_normal, 2.0 ** (info.maxexp - 2))
     return jnp.where(largest == 0, 1, clipped)
 
