@@ -7,6 +7,7 @@ __all__ = ["table_of"]
 
 def table_of(header: Sequence[str], lines: Sequence[Sequence[str]], aligned: bool = True) -> str:
     """A table with a heading, every column as wide as its widest cell unless it is not aligned."""
+    header, *lines = [[cell.replace("|", r"\|") for cell in line] for line in (header, *lines)]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     if not aligned:
         widths = [3] * len(header)  # the least that Markdown asks for

@@ -46,9 +46,11 @@ def build(
 
 def _items(rows: dict[str, list[Row]]) -> str:
     """The table of both papers' tables and figures, each with its state."""
-    lines = [
-        [item.paper, item.place, item.claim, item.authors, _state(item, rows)] for item in ITEMS
-    ]
+    lines, first = [], {}
+    for item in ITEMS:
+        answered = first.setdefault((item.paper, item.experiment), item)
+        state = _state(item, rows) if answered is item else f"with {answered.place}"
+        lines.append([item.paper, item.place, item.claim, item.authors, state])
     header = ["paper", "item", "paper says", "authors' code", "here"]
     return table_of(header, lines, aligned=False) + "\n"
 

@@ -16,7 +16,8 @@ os.environ["XLA_FLAGS"] = (
 )
 if version("jaxlib").startswith("0.10."):  # this halves the time; later versions lack the flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kinopt-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # all workers share one cache
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="kinopt-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["MPLBACKEND"] = "Agg"
 

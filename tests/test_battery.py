@@ -12,12 +12,15 @@ from jax.sharding import PartitionSpec as P
 import tests.registry as registry
 from tests.registry import CASES, Case, loss, parameters, step
 
-pytestmark = pytest.mark.parametrize(
+every_case = pytest.mark.parametrize(
     "case",
     [
         pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.is_variant else [])
         for case in CASES
     ],
+)
+every_kind = pytest.mark.parametrize(  # asks nothing of what differs between variants
+    "case", [pytest.param(case, id=case.name) for case in CASES if not case.is_variant]
 )
 
 
@@ -43,6 +46,7 @@ def run(tx, params, steps=3):
     return params, state
 
 
+@every_case
 @pytest.mark.parametrize(
     ("dtype", "x64"),
     [
@@ -77,6 +81,7 @@ def test_types_are_stable_and_one_trace_suffices(case: Case, dtype, x64):
         assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((updates, state)))
 
 
+@every_case
 def test_it_does_something(case: Case):
     """The battery would be empty if these settings left the gradients as they are."""
     params = parameters()
@@ -87,6 +92,7 @@ def test_it_does_something(case: Case):
     assert not np.array_equal(updates["stack"], gradients["stack"])
 
 
+@every_kind
 def test_extra_arguments_are_accepted(case: Case):
     params, tx = parameters(), case.make()
     grads = jax.grad(loss)(params)
@@ -96,6 +102,7 @@ def test_extra_arguments_are_accepted(case: Case):
     assert_equal(plain, extra)
 
 
+@every_kind
 def test_missing_arguments_are_explained(case: Case):
     params, tx = parameters(), case.make()
     grads, state = jax.grad(loss)(params), tx.init(params)
@@ -109,6 +116,7 @@ def test_missing_arguments_are_explained(case: Case):
             tx.update(grads, state, params)
 
 
+@every_case
 def test_eager_equals_jit(case: Case):
     params, tx = parameters(), case.make()
     eager, _ = step(tx, params, tx.init(params))
@@ -116,6 +124,7 @@ def test_eager_equals_jit(case: Case):
     assert_equal(eager, compiled, atol=case.rounding)
 
 
+@every_case
 def test_jit_of_init(case: Case):
     params, tx = parameters(), case.make()
     assert_equal(tx.init(params), jax.jit(tx.init)(params))
@@ -124,6 +133,7 @@ def test_jit_of_init(case: Case):
     assert jax.tree.structure(abstract) == jax.tree.structure(tx.init(params))
 
 
+@every_kind
 def test_scan_equals_loop(case: Case):
     params, tx = parameters(), case.make()
 
@@ -137,6 +147,7 @@ def test_scan_equals_loop(case: Case):
     assert_equal(scanned, looped, atol=case.rounding)
 
 
+@every_case
 def test_vmap_equals_loop(case: Case):
     tx = case.make()
     params = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x, 1.4 * x]), parameters())
@@ -154,6 +165,7 @@ def test_vmap_equals_loop(case: Case):
         assert_equal(jax.tree.map(lambda x, n=n: x[n], together), alone, atol=case.rounding)
 
 
+@every_kind
 def test_donation(case: Case):
     """No buffer twice in a state, nor shared with the parameters or with the transformation."""
     params, tx = parameters(), case.make()
@@ -170,6 +182,7 @@ def test_donation(case: Case):
         assert_equal(donated, expected, atol=1e-6)
 
 
+@every_kind
 def test_inject_hyperparams_equals_direct(case: Case):
     params = parameters()
     injected = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
@@ -178,6 +191,7 @@ def test_inject_hyperparams_equals_direct(case: Case):
     assert_equal(through, direct, atol=case.rounding)
 
 
+@every_kind
 def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
     params, traces = parameters(), 0
     tx = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
@@ -197,6 +211,7 @@ def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
     assert not np.array_equal(before["stack"], after["stack"])
 
 
+@every_kind
 def test_multi_steps_sees_the_mean_gradient(case: Case):
     params = parameters()
     tx, accumulated = case.make(), optax.MultiSteps(case.make(), 2)
@@ -210,6 +225,7 @@ def test_multi_steps_sees_the_mean_gradient(case: Case):
     assert_equal(together, direct, atol=case.rounding)
 
 
+@every_kind
 def test_masked_and_partition_leave_the_rest_alone(case: Case):
     params = parameters()
     grads = jax.grad(loss)(params)
@@ -225,6 +241,7 @@ def test_masked_and_partition_leave_the_rest_alone(case: Case):
     assert_equal(*results)
 
 
+@every_case
 def test_map_params(case: Case):
     params, tx = parameters(), case.make()
     chain = optax.chain(tx, optax.identity())
@@ -234,6 +251,7 @@ def test_map_params(case: Case):
     assert_equal(same, state)
 
 
+@every_case
 def test_flax_serialization_resumes_bit_for_bit(case: Case):
     params, tx = parameters(), case.make()
     state = tx.init(params)
@@ -243,6 +261,7 @@ def test_flax_serialization_resumes_bit_for_bit(case: Case):
     assert_equal(one(restored), one(state))
 
 
+@every_case
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
 def test_sharded_equals_whole(case: Case, kind):
     params, tx = parameters(), case.make()
@@ -267,6 +286,7 @@ def test_sharded_equals_whole(case: Case, kind):
             assert types(after) == types(state)
 
 
+@every_kind
 def test_sharded_init_with_out_shardings(case: Case):
     """The recipe for a state that lands where its parameters are."""
     params, tx = parameters(), case.make()
@@ -291,6 +311,7 @@ def test_sharded_init_with_out_shardings(case: Case):
     assert_equal(updates, expected, atol=10 * case.rounding)
 
 
+@every_case
 def test_odd_leaves_pass(case: Case):
     """Integers, 0-d, empty, single neurons: no NaN, and untouched where nothing can move them."""
     params = {
@@ -314,6 +335,7 @@ def test_odd_leaves_pass(case: Case):
             assert_equal(updates[name], grads[name])
 
 
+@every_case
 def test_lowers_for_accelerators(case: Case):
     """No operation that a GPU or a TPU lacks; nothing is run."""
     params, tx = parameters(jnp.bfloat16), case.make()

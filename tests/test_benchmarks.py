@@ -284,3 +284,7 @@ def test_the_report_draws_pictures_where_it_is_asked_to(tmp_path, monkeypatch):
 def test_a_table_has_columns_of_one_width():
     lines = markdown.table_of(["a", "long name"], [["value", "1"]]).splitlines()
     assert lines == ["| a     | long name |", "| ----- | --------- |", "| value | 1         |"]
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    assert markdown.table_of(["a"], [["|cos|"]]).splitlines()[2] == r"| \|cos\| |"

@@ -276,7 +276,7 @@ def headline(rows: list[Row]) -> str:
         ]
         accuracy = 100 * _final(plain, "test_accuracy").mean()
         parts.append(f"{model} on {name} {accuracy:.2f} %: {', '.join(found)}")
-    return "points (max |cos|): " + "; ".join(parts)
+    return "points (largest abs. cosine): " + "; ".join(parts)
 
 
 def plot(rows: list[Row], folder: Path) -> Path:
@@ -297,7 +297,7 @@ def plot(rows: list[Row], folder: Path) -> Path:
             axes.set_xlabel("epoch")
         upper.set_title(f"{model} on {name}, {len(methods['sgd'])} seeds", fontsize=10)
         upper.set_ylabel("test accuracy (%)")
-        lower.set_ylabel("neuron similarity, max |cos|")
+        lower.set_ylabel("neuron similarity, largest |cos|")
         upper.legend(fontsize=8, frameon=False)
         if lower.get_legend():
             lower.get_legend().remove()
