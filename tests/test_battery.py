@@ -12,12 +12,13 @@ from jax.sharding import PartitionSpec as P
 import tests.registry as registry
 from tests.registry import CASES, Case, loss, parameters, step
 
+
+def slow_if(case: Case):
+    return [pytest.mark.slow] if case.is_variant else []
+
+
 every_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.is_variant else [])
-        for case in CASES
-    ],
+    "case", [pytest.param(case, id=case.name, marks=slow_if(case)) for case in CASES]
 )
 every_kind = pytest.mark.parametrize(  # asks nothing of what differs between variants
     "case", [pytest.param(case, id=case.name) for case in CASES if not case.is_variant]
@@ -46,15 +47,22 @@ def run(tx, params, steps=3):
     return params, state
 
 
-@every_case
+ALL_TYPES = [
+    ("float16", False),
+    ("bfloat16", False),
+    ("float32", False),
+    ("float32", True),
+    ("float64", True),
+]
+FEW_TYPES = [("bfloat16", False), ("float32", True)]  # the least precise, and where they mix
+
+
 @pytest.mark.parametrize(
-    ("dtype", "x64"),
+    ("case", "dtype", "x64"),
     [
-        ("float16", False),
-        ("bfloat16", False),
-        ("float32", False),
-        ("float32", True),
-        ("float64", True),
+        pytest.param(case, *types, id=f"{case.name}-{types[0]}-{types[1]}", marks=slow_if(case))
+        for case in CASES
+        for types in (FEW_TYPES if case.is_variant else ALL_TYPES)
     ],
 )
 def test_types_are_stable_and_one_trace_suffices(case: Case, dtype, x64):

@@ -117,6 +117,7 @@ PRESETS = {
     "smoke": Settings(
         num_seeds=400,
         few_seeds=100,
+        max_time=50.0,
         stays=20,
         stay_steps=3000,
         burn_in=1000,

@@ -4,8 +4,9 @@ The physical limit of the soft law is its three matrix products: weights with we
 with gradients, and their similarities with the gradients. Every scheme is measured against them on
 one layer alone, `tx.update` jitted: over the number of neurons N, the number of features D, and the
 share of pairs that the hard law accepts; and against the laws as one would write them down, with
-an array of N x N x D for the hard one. All candidates take turns; ratios are medians of the ratios
-within a turn, with 95 % intervals.
+an array of N x N x D for the hard one. Parts of the laws are timed as programs of their own, to see
+where the time goes that is not in the products. All candidates take turns; ratios are medians of
+the ratios within a turn, with 95 % intervals.
 
 Reproduces: nothing; KO names the overhead of collisions as its limitation (`ko.overhead` has its
   hours).
@@ -15,6 +16,7 @@ Scale: no GPU was at hand: all rows are of a CPU, and there is no kernel that ke
   memory by hand.
 """
 
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ import kinopt
 from benchmarks.markdown import table_of
 from benchmarks.record import NOTHING, Done, Row, latest
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
+from kinopt.collisions import partners, scattering
+from kinopt.collisions import rows as row_geometry
 
 __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
@@ -88,6 +92,8 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
         },
         s.num_turns,
     )
+    whole = {"soft": soft(0.1), "hard, matching": hard(few, combine="matching")}
+    yield from _rows(done, "parts", layer, whole | PARTS, s.num_turns)
     for density in s.densities:
         c = layer.coefficient(density) if density else 0.0
         candidates = {
@@ -213,6 +219,40 @@ def _rows(
         }
 
 
+def _part(f: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
+    """What f makes of weights and gradients, neurons first."""
+
+    def update(updates, state, params=None):
+        assert params is not None
+        return f(params.T, updates.T), state
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+
+def _matching(neurons: int):
+    return partners.random_matching(jax.random.key(0), neurons)
+
+
+def _look_at_pairs(w, g):
+    i, j = _matching(len(w))
+    w, g = row_geometry.in_rows(w, g)
+    return [jnp.sum((x[i] - x[j]) ** 2, axis=1) for x in (w, g)], jnp.sum(w[i] * w[j], axis=1)
+
+
+PARTS = {
+    "one sum of W and G": _part(lambda w, g: (g - 0.1 * w).T),
+    "their directions": _part(
+        lambda w, g: [(to.scaled.T, to.inverse_norm) for to in map(row_geometry.directions, (w, g))]
+    ),
+    "the change of energy": _part(lambda w, g: row_geometry.energy_ratio(w, g)),
+    "a matching's pairs, seen": _part(_look_at_pairs),
+    "a matching's directions": _part(
+        lambda w, g: scattering.pair_directions(jax.random.key(0), *_matching(len(w)), g)
+    ),
+}
+"""What the laws do beside matrix products."""
+
+
 def _naive_soft(c: float) -> optax.GradientTransformation:
     def update(updates, state, params=None):
         def cosines(x):
@@ -245,8 +285,8 @@ def _naive_hard(c: float, seed: int) -> optax.GradientTransformation:
 
 
 def table(rows: list[Row]) -> str:
-    """Times, ratios and memory of the last run."""
-    return table_of(
+    """Times, ratios and memory of the last run, and what they say of the aims."""
+    text = table_of(
         ["task", "layer", "candidate", "ms (quartiles)", "ratio to products", "to soft", "MB"],
         [
             [
@@ -260,6 +300,31 @@ def table(rows: list[Row]) -> str:
             ]
             for row in latest(rows)
         ],
+    )
+    return f"{text}\n\n{_reading(latest(rows))}"
+
+
+def _reading(rows: list[Row]) -> str:
+    """Why the laws cost what they do."""
+    found = {row["candidate"]: row for row in rows if row["task"] == "parts"}
+    if not found:
+        return ""
+    milliseconds = {name: row["milliseconds"][1] for name, row in found.items()}
+    soft, matching, *parts = (milliseconds[name] for name in ("soft", "hard, matching", *PARTS))
+    wide = max(
+        (row for row in rows if row["candidate"] == "hard, matching"), key=lambda x: x["neurons"]
+    )
+    return textwrap.fill(
+        f"Soft takes {soft - milliseconds[PRODUCTS]:.0f} ms more than its products. The directions "
+        f"of both matrices take {parts[1]:.0f} ms of it, the statistics of energy {parts[2]:.0f}, "
+        f"and its last sum {parts[0]:.0f}: passes over the layer, which are bound by memory and "
+        f"weigh the less the more neurons there are. Matching has no product at all. Seeing its "
+        f"pairs takes {parts[3]:.0f} of {matching:.0f} ms, because neighbours in a kernel's memory "
+        f"are neurons, and pairs are picked as rows; drawing directions {parts[4]:.0f}; bringing "
+        f"changes back into the kernel's order most of the rest. That is N D work where soft has "
+        f"N^2 D: {matching / soft:.2f} of soft here, {wide['ratio_to_soft'][0]:.2f} at "
+        f"{wide['neurons']} x {wide['features']}.",
+        100,
     )
 
 
