@@ -3,10 +3,10 @@
 The BBI paper leaves it open; its state is one momentum, half of Adam's. A step here is `tx.update`
 and `optax.apply_updates`, jitted, with parameters and state donated and a fixed gradient. Two of
 the leaves are heads, of few and of many neurons, which collide before Adam. The optimizers take
-turns; ratios are medians of the ratios within a turn, with 95 % intervals.
-
-The least traffic possible reads parameters, gradient and state once, and writes all but the
-gradient; beside it stands what the compiled program touches, as XLA counts it.
+turns; ratios are medians of the ratios within a turn, with 95 % intervals. The least traffic
+possible reads parameters, gradient and state once, and writes all but the gradient; beside it
+stands what the compiled program touches, as XLA counts it: with both branches of every condition,
+so that most bytes of BBI are those of a bounce's random direction, which only a bounce draws.
 
 Reproduces: BBI, section 5, which leaves the cost of a step open.
 Needs: nothing; 6 GB of memory at laptop.
