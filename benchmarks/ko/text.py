@@ -437,7 +437,12 @@ def plot(rows: list[Row], folder: Path) -> Path:
             axes.plot(difference, n + jitter, ".", color="0.75", ms=4, zorder=1)
             axes.errorbar(difference.mean(), n, xerr=interval, fmt="o", color="C0", capsize=3)
         axes.axvline(0, color="black", lw=0.8)
-        axes.set_xscale("symlog", linthresh=1)
+        low, high = axes.get_xlim()
+        if low < -3:  # one method is far off
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(1.2 * low, max(high, 1))
+            ticks = [tick for tick in (-30, -10, -3, -1, 0, 1) if tick > low]
+            axes.set_xticks(ticks, map(str, ticks))
         axes.set_yticks(range(len(accuracies)), accuracies)
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy less that of AdamW (points)")

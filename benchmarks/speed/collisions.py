@@ -360,6 +360,7 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
         axes.set(xlabel=label, ylabel="ms", yscale="log", title=fixed)
         if task == "density":  # zero is one of them
             axes.set_xscale("symlog", linthresh=0.1)
+            axes.set_xlim(-0.02, 1.5 * max(row[task] for row in part) * 100)
         else:
             axes.set_xscale("log")
         axes.legend(fontsize=7)
