@@ -82,6 +82,8 @@ def test_every_experiment_has_the_same_shape(name):
         with pytest.raises(dataclasses.FrozenInstanceError):
             settings.seed = 1
     assert callable(module.run)
+    assert callable(module.table)
+    assert name == "tuning" or callable(module.plot)  # its numbers are a list of rates
 
 
 # Running

@@ -39,7 +39,7 @@ from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row, latest
 from benchmarks.train import Build, batch_order
 
-__all__ = ["METHODS", "PRESETS", "Settings", "headline", "run", "table"]
+__all__ = ["METHODS", "PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 HEAD = kinopt.layer_mask("head")
 NUM_CLASSES = 1000
@@ -312,3 +312,24 @@ def headline(rows: list[Row]) -> str:
     if rows[0]["settings"]["images"] != "imagenet":
         return "trained and tested on the same 20 images: no evidence about accuracy"
     return "; ".join(f"{row['model']}, {row['method']}: {row['top_1']:.2%}" for row in rows)
+
+
+def plot(rows: list[Row], folder: str | Path) -> Path:
+    """The training loss of every network, epoch by epoch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = latest(rows)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    figure = Figure(figsize=(4.2 * len(models), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+        for row in rows:
+            if row["model"] == model:
+                epochs = range(1, len(row["train_loss"]) + 1)
+                axes.plot(epochs, row["train_loss"], ".-", label=row["method"])
+        axes.set(title=model, xlabel="epoch", ylabel="training loss", yscale="log")
+        axes.legend(fontsize=8)
+    path = Path(folder) / "ko.imagenet.png"
+    figure.savefig(path, dpi=100)
+    return path

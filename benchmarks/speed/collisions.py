@@ -320,10 +320,10 @@ def _reading(rows: list[Row]) -> str:
         f"and its last sum {parts[0]:.0f}: passes over the layer, which are bound by memory and "
         f"weigh the less the more neurons there are. Matching has no product at all. Seeing its "
         f"pairs takes {parts[3]:.0f} of {matching:.0f} ms, because neighbours in a kernel's memory "
-        f"are neurons, and pairs are picked as rows; drawing directions {parts[4]:.0f}; bringing "
-        f"changes back into the kernel's order most of the rest. That is N D work where soft has "
-        f"N^2 D: {matching / soft:.2f} of soft here, {wide['ratio_to_soft'][0]:.2f} at "
-        f"{wide['neurons']} x {wide['features']}.",
+        f"are neurons, and pairs are picked as rows; drawing directions {parts[4]:.0f}; the rest "
+        f"was not timed apart: scales, and bringing changes back into the kernel's order. That is "
+        f"N D work where soft has N^2 D: {matching / soft:.2f} of soft here, "
+        f"{wide['ratio_to_soft'][0]:.2f} at {wide['neurons']} x {wide['features']}.",
         100,
     )
 

@@ -10,7 +10,7 @@ its published times).
 
 Reproduces: BBI, section 4.3, whose 2,000 runs took the authors 2,184 s.
 Needs: nothing.
-Takes: smoke 30 s; laptop 6 min; paper 20 min on 2 cores.
+Takes: smoke 30 s; laptop 4 min; paper 20 min on 2 cores.
 """
 
 import math
