@@ -9,7 +9,7 @@ __all__ = ["ratios_picture"]
 def ratios_picture(
     ratios: Mapping[str, list[float | None]], label: str, target: Path, aim: float | None = None
 ) -> Path:
-    """Draws median, low and high of each ratio on a logarithmic axis, and returns the file.
+    """Draws median, low and high of each ratio, on a logarithmic axis if they are far apart.
 
     Args:
         ratios: By name, from top to bottom; an interval that is None is not drawn.
@@ -33,10 +33,13 @@ def ratios_picture(
     axes.axvline(1, color="black", lw=1)
     if aim is not None:
         axes.axvline(aim, color="black", lw=1, ls=":")
-    axes.set(xscale="log", xlabel=label)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=label, ylim=(0.5 - len(ratios), 0.5))
+    low, high = axes.get_xlim()
+    if high > 2 * low:  # else a logarithmic axis has no numbers to show
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", lw=0.3)
     figure.savefig(target, dpi=120)
     return target
