@@ -18,6 +18,7 @@ from kinopt.collisions import (
     soft_collision,
 )
 from kinopt.descent import ECDState, ECDStats, bbi, ecd, ecd_stats, ecdsep
+from kinopt.hyperparameters import static_args
 from kinopt.layers import NeuronAxes, layer_mask
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "layer_mask",
     "metrics",
     "soft_collision",
+    "static_args",
     "theory",
 ]
 

@@ -1,34 +1,198 @@
-"""Arguments that make no sense are refused where they are given, not steps later."""
+"""Arguments that make no sense are refused where they are given, not steps later.
 
-import math
+Every error names the argument, what was given, and what would work. NumPy's numbers, and arrays
+with one entry, are numbers; True, "1e-3", None and NaN are not. A number that JAX traces has no
+value yet, and passes; so do schedules where a schedule is taken.
+"""
+
+import operator
+from collections.abc import Iterable
 from typing import Any, get_args
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["check_choice", "check_count", "check_number"]
+__all__ = [
+    "STATIC_HINT",
+    "check_choice",
+    "check_count",
+    "check_flag",
+    "check_function",
+    "check_number",
+    "is_plain",
+    "shown",
+]
+
+STATIC_HINT = (
+    "under optax.inject_hyperparams, which turns numbers into arrays and functions into schedules, "
+    "keep it as it is with static_args=kinopt.static_args(FACTORY)"
+)
+"""What to do about an argument that `optax.inject_hyperparams` has changed."""
 
 
-def check_number(name: str, value: Any, low: float, high: float | None) -> None:
-    """Raises on a plain number out of range; arrays and schedules cannot be looked into."""
-    if isinstance(value, str) or value is None:
-        raise ValueError(f"{name} must be a number or a schedule, got {value!r}.")
-    if not isinstance(value, int | float | np.number):
+def shown(value: Any) -> str:
+    """A value as an error shows it: in one short line, arrays by type and shape.
+
+    >>> shown("1e-3"), shown(jnp.zeros((2, 3)))
+    ("'1e-3'", 'float32[2,3]')
+    """
+    if isinstance(value, jax.Array | np.ndarray) and (
+        isinstance(value, jax.core.Tracer) or value.ndim
+    ):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value can be looked into: not traced, and not a schedule."""
+    return not isinstance(value, jax.core.Tracer) and not callable(value)
+
+
+def _is_real(value: Any) -> bool:
+    """A real number, concrete or traced: Python's, NumPy's, or an array of shape []."""
+    if isinstance(value, bool | np.bool_ | str | bytes | None):
+        return False
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+        return False
+    dtype = jnp.result_type(value)
+    return np.shape(value) == () and (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    )
+
+
+def _range(least: Any, above: Any, most: Any) -> str:
+    parts = {"at least": least, "above": above, "at most": most}
+    said = [f"{words} {bound}" for words, bound in parts.items() if bound is not None]
+    return " " + " and ".join(said) if said else ""
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    schedule: bool = False,
+    optional: bool = False,
+) -> None:
+    """Raises on what is not a finite real number in a range.
+
+    Args:
+        name: of the argument, for the error.
+        value: what was given.
+        least: smallest allowed; None: any.
+        above: what it must exceed; None: any.
+        most: largest allowed; None: any.
+        schedule: whether a function of the step count will do.
+        optional: whether None will do.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: out of range, NaN or infinite.
+
+    >>> check_number("rate", np.float32(0.1), above=0)
+    >>> check_number("rate", "1e-3", above=0, schedule=True)
+    Traceback (most recent call last):
+    TypeError: rate must be a number above 0, or a schedule (a function of the step count); got
+    '1e-3'.
+    """
+    if (optional and value is None) or (
+        schedule and callable(value) and not isinstance(value, type)
+    ):
         return
-    if not (low <= value and (value <= high if high is not None else math.isfinite(value))):
-        upper = "" if high is None else f" and at most {high}"
-        raise ValueError(f"{name} must be at least {low}{upper}, got {value}.")
+    wanted = f"a number{_range(least, above, most)}"
+    wanted += ", or a schedule (a function of the step count)" if schedule else ""
+    wanted += ", or None" if optional else ""
+    if not _is_real(value):
+        raise TypeError(f"{name} must be {wanted}; got {shown(value)}.")
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = float(value)
+    good = (
+        np.isfinite(number)
+        and (least is None or number >= least)
+        and (above is None or number > above)
+        and (most is None or number <= most)
+    )
+    if not good:
+        raise ValueError(f"{name} must be {wanted}; got {shown(value)}.")
+
+
+def check_count(
+    name: str, value: Any, *, least: int = 1, optional: bool = True, traced: bool = False
+) -> Any:
+    """The whole number that was given, as an int; raises on anything else.
+
+    Args:
+        name: of the argument, for the error.
+        value: what was given.
+        least: smallest allowed.
+        optional: whether None will do; it is returned.
+        traced: whether a traced number will do, because no shape depends on it; it is returned.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: too small.
+
+    >>> check_count("steps", np.int64(3))
+    3
+    >>> check_count("steps", 2.5, optional=False)
+    Traceback (most recent call last):
+    TypeError: steps must be a whole number of at least 1; got 2.5.
+    """
+    if optional and value is None:
+        return None
+    wanted = f"{name} must be a whole number of at least {least}{', or None' if optional else ''}"
+    if isinstance(value, jax.core.Tracer):
+        if traced and _is_real(value):
+            return value
+        raise TypeError(
+            f"{wanted}; got {shown(value)}, which JAX traces. Shapes or loops depend on it: "
+            f"{STATIC_HINT}."
+        )
+    if not (_is_real(value) and jnp.issubdtype(jnp.result_type(value), jnp.integer)):
+        raise TypeError(f"{wanted}; got {shown(value)}.")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{wanted}; got {number}.")
+    return value if traced and isinstance(value, jax.Array) else number
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raises on a value that is none of those of a `Literal` type."""
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {get_args(choices)}, got {value!r}.")
+    """Raises on a value that is none of those of a `Literal` type, or of a collection.
+
+    >>> check_choice("colour", "blue", ("red", "green"))
+    Traceback (most recent call last):
+    ValueError: colour must be one of 'red', 'green'; got 'blue'.
+    """
+    allowed: Iterable = get_args(choices) or choices
+    if not (isinstance(value, str) and value in allowed):
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name} must be one of {names}; got {shown(value)}.")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raises on anything but whole numbers from `least` on, and None."""
-    if value is not None and not (isinstance(value, int | np.integer) and value >= least):
-        raise ValueError(
-            f"{name} must be an int of at least {least}, or None; got {value!r}. It sets array "
-            "shapes: under optax.inject_hyperparams, name it in static_args."
-        )
+def check_flag(name: str, value: Any) -> None:
+    """Raises on anything but True and False.
+
+    >>> check_flag("stacked", "no")
+    Traceback (most recent call last):
+    TypeError: stacked must be True or False; got 'no'.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {shown(value)}.")
+
+
+def check_function(name: str, value: Any, wanted: str) -> None:
+    """Raises on what cannot be called; `wanted` says what it takes and gives.
+
+    >>> check_function("loss_fn", 3.0, "params -> loss")
+    Traceback (most recent call last):
+    TypeError: loss_fn must be a function, params -> loss; got 3.0.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, {wanted}; got {shown(value)}.")

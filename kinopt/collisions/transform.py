@@ -8,7 +8,6 @@ Collisions come first in a chain, on the raw gradient (KO paper, Fig. 1):
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 from jaxtyping import Array
 
@@ -95,7 +94,7 @@ def soft_collision(
     >>> print(f'{kinopt.collision_stats(state)["head/kernel"].gain:.4f}')
     0.1995
     """
-    check_number("coll_coef", coll_coef, 0, 1 if normalize else None)
+    check_number("coll_coef", coll_coef, least=0, most=1 if normalize else None, schedule=True)
     _check_scheme(block_size, cell_size, cells, every)
 
     def law(
@@ -198,8 +197,8 @@ def hard_collision(
     >>> float(stats.accepted_fraction), float(stats.energy_ratio.round(5))
     (1.0, 1.0)
     """
-    check_number("coll_coef", coll_coef, 0, 1)
-    check_number("restitution", restitution, 0, 1)
+    check_number("coll_coef", coll_coef, least=0, most=1, schedule=True)
+    check_number("restitution", restitution, least=0, most=1)
     check_choice("distance", distance, Distance)
     check_choice("combine", combine, Combine)
     check_choice("scatter", scatter, Scatter)
@@ -244,5 +243,4 @@ def _check_scheme(block_size: Any, cell_size: Any, cells: Any, every: Any) -> No
     check_count("block_size", block_size)
     check_count("cell_size", cell_size, least=2)
     check_choice("cells", cells, Cells)
-    if not isinstance(every, jax.Array):  # a hyperparameter that optax.inject_hyperparams made
-        check_number("every", every, 1, None)
+    check_count("every", every, optional=False, traced=True)
