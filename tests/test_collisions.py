@@ -242,13 +242,12 @@ def test_a_mask_that_selects_nothing_that_collides_is_announced():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: kinopt.soft_collision(-0.1), "coll_coef must be at least 0"),
+        (lambda: kinopt.soft_collision(-0.1), "coll_coef must be a number at least 0"),
         (lambda: kinopt.soft_collision(float("nan")), "coll_coef"),
         (lambda: kinopt.soft_collision(1.5, normalize=True), "at most 1"),
         (lambda: kinopt.hard_collision(1.5), "at most 1"),
         (lambda: kinopt.hard_collision(restitution=2), "restitution"),
         (lambda: kinopt.hard_collision(block_size=0), "block_size"),
-        (lambda: kinopt.hard_collision(scatter="gaussian", block_size=8), "gaussian"),
         (lambda: kinopt.hard_collision(scatter="gaussian", combine="matching"), "gaussian"),
     ],
 )
@@ -366,7 +365,7 @@ def test_state_types():
     w, _ = gas()
     state = kinopt.hard_collision().init({"w": w, "b": w[0]})
     assert isinstance(state, CollisionState)
-    assert jax.tree.structure(state.stats) == jax.tree.structure({"w": 0, "b": 0})
+    assert list(state.stats) == ["w"]
     assert kinopt.soft_collision().init(w).key is None
 
 
@@ -409,4 +408,4 @@ def test_blocks_chosen_by_size_equal_the_dense_law(collision):
     after, state = collide(collision(0.05), w, g)
     expected, expected_state = collide(collision(0.05, block_size=dense), w, g)
     np.testing.assert_allclose(after, expected, atol=2e-5)
-    np.testing.assert_allclose(state.stats, expected_state.stats, rtol=1e-4)
+    np.testing.assert_allclose(state.stats[""], expected_state.stats[""], rtol=1e-4)

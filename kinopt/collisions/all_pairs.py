@@ -1,8 +1,8 @@
 """Hard collisions with every pair as a candidate, from N x N quantities only.
 
 Three looks at the layer, each a block of rows at a time against every visitor: the largest g_r of
-Eq. 7; the degrees, where Metropolis asks for them; and the collisions. Gradients change pair by
-pair, or all at once through a Laplacian.
+Eq. 7; a census of who collides; and the collisions. Gradients change pair by pair where few
+collide, and all at once through a factor of the Laplacian where many do.
 """
 
 from typing import Literal, NamedTuple
@@ -11,49 +11,59 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from kinopt._batching import any_lane
 from kinopt._typing import Neurons, Scalar
-from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks
-from kinopt.collisions.devices import Spread, varying_like
+from kinopt.collisions.crowd import Crowd, varying_like
 from kinopt.collisions.partners import Gas, accepts, closing_speeds, squared_distances
-from kinopt.collisions.rows import centred, quotient, row_lengths
+from kinopt.collisions.rows import centred, quotient, row_lengths, square_root
 from kinopt.collisions.scattering import (
-    gaussian_noise,
+    factor_rows,
     laplacian_drift,
+    noise_of_factor,
     pair_directions,
     scatter_pairs,
 )
 
-__all__ = ["Scatter", "collide_all_pairs"]
+__all__ = ["Scatter", "collide_all_pairs", "many"]
 
-Scatter = Literal["pairs", "gaussian"]
+Scatter = Literal["auto", "pairs", "gaussian"]
 
 
-class _Visitor(NamedTuple):
+class _Neuron(NamedTuple):
     """What must be known of a neuron to collide with it."""
 
     w: Neurons  # centred
     g: Neurons  # likewise
     length: Float[Array, " neurons"]  # |w_i|, not centred
-    neuron: Int[Array, " neurons"]  # its number in the layer
+    number: Int[Array, " neurons"]  # its number in the layer
     degree: Int[Array, " neurons"]  # accepted partners; 1 where Metropolis does not ask
 
 
-class _Look(NamedTuple):
-    """What a block of rows sees of a visitor."""
-
-    accepted: Bool[Array, "rows neurons"]
-    g_r: Float[Array, "rows neurons"]
-    squared_w: Float[Array, "rows neurons"]
-    above: Bool[Array, "rows neurons"]  # picks one of (i, j) and (j, i), never (i, i)
+class _Fastest(NamedTuple):
+    max_squared_g: Float[Array, " neurons"]
 
 
-class _Met(NamedTuple):
-    """What was done to each neuron at once, and seen by it."""
+class _Census(NamedTuple):
+    degree: Int[Array, " neurons"]  # accepted partners
+    cosines: Float[Array, " neurons"]  # sum over the others of |cos(w_i, w_j)|
+    max_cosine: Float[Array, " neurons"]
 
-    moved: Neurons | None
-    accepted: Int[Array, " neurons"]
-    cosine_sums: Float[Array, " neurons"]
-    cosine_maxima: Float[Array, " neurons"]
+
+class _Moved(NamedTuple):
+    drift: Float[Array, "rows features"]
+    factor: Float[Array, "rows neurons"] | None  # of the Laplacian; None without scattering
+
+
+def many(accepted: Scalar, neurons: int) -> Bool[Array, ""]:
+    """Whether so many accepted pairs cost less through the Laplacian than pair by pair.
+
+    A pair costs D numbers. The Laplacian costs N D numbers and about two matrix products, in the
+    time of which two cores draw directions for one pair in a hundred.
+
+    >>> bool(many(jnp.array(45.0), 10)), bool(many(jnp.array(6000.0), 1000))
+    (True, False)
+    """
+    return accepted > 2 * neurons + neurons * (neurons - 1) // 200
 
 
 def collide_all_pairs(
@@ -64,146 +74,118 @@ def collide_all_pairs(
     metropolis: bool,
     restitution: Scalar | float,
     scatter: Scatter,
-    block_size: int | None,
-    spread: Spread,
+    crowd: Crowd,
 ) -> tuple[Neurons, Scalar, Scalar, Scalar]:
     """The change of G, the accepted fraction of pairs, and their mean and largest |cos|."""
-    neurons, features = spread.sizes(gas.g)
-    scatters = not (isinstance(restitution, int | float) and restitution == 0)
-    block = rows_per_block(len(gas.g), block_size, spread.num_feature_parts)
-    if scatters and scatter == "gaussian":
-        block = neurons  # a factorisation needs all of the Laplacian, on one device
-        if spread.num_parts > 1:
-            whole = Gas(spread.all_rows(gas.w), spread.all_rows(gas.g), gas.unit)
-            change, accepted, mean, largest = collide_all_pairs(
-                whole,
-                key,
-                coll_coef,
-                approaching_only,
-                metropolis,
-                restitution,
-                scatter,
-                None,
-                spread._replace(neuron_axes=(), rows=None),
-            )
-            return change[spread.rows], accepted, mean, largest
-    me = _Visitor(
-        centred(gas.w, spread),
-        centred(gas.g, spread),
-        row_lengths(gas.w, spread),
-        spread.neurons_here(gas.g),
+    neurons, features = crowd.sizes(gas.g)
+    pairs = neurons * (neurons - 1) / 2
+    me = _Neuron(
+        centred(gas.w, crowd),
+        centred(gas.g, crowd),
+        row_lengths(gas.w, crowd),
+        crowd.numbers(gas.g),
         varying_like(jnp.ones(len(gas.g), jnp.int32), gas.g),
     )
 
-    def fastest(g):
-        def largest(so_far, rows, fresh, g_rows):
-            return jnp.maximum(so_far, jnp.max(squared_distances(g_rows, g, spread))), None
+    def fastest(mine: _Neuron, other: _Neuron) -> _Fastest:
+        return _Fastest(jnp.max(squared_distances(mine.g, other.g, crowd), axis=1))
 
-        start = varying_like(jnp.zeros((), g.dtype), g)
-        return scan_row_blocks(largest, start, [me.g], block)[0]
+    g_max = square_root(crowd.largest(crowd.meet(fastest, me).max_squared_g))
 
-    g_max = jnp.sqrt(spread.over_neurons(spread.tour(fastest, jnp.maximum, me.g), jax.lax.pmax))
-
-    def look(mine: _Visitor, other: _Visitor) -> _Look:
-        squared_w = squared_distances(mine.w, other.w, spread)
-        g_r = jnp.sqrt(squared_distances(mine.g, other.g, spread))
-        accepted = accepts(g_r, jnp.sqrt(squared_w) * gas.unit, g_max, coll_coef)
+    def compare(mine: _Neuron, other: _Neuron) -> tuple[Array, Array, Array]:
+        """Who is accepted, g_r, and the squared distance of the weights."""
+        squared_w = squared_distances(mine.w, other.w, crowd)
+        g_r = square_root(squared_distances(mine.g, other.g, crowd))
+        accepted = accepts(g_r, square_root(squared_w) * gas.unit, g_max, coll_coef)
         if approaching_only:
-            accepted &= closing_speeds(mine.w, mine.g, other.w, other.g, spread) > 0
-        i, j = mine.neuron[:, None], other.neuron
-        # On several devices i < j would leave all the work to the first of them.
-        above = i < j if spread.num_parts == 1 else (i < j) == ((i + j) % 2 == 0)
-        return _Look(accepted & (i != j), g_r, squared_w, above & (i != j))
+            accepted &= closing_speeds(mine.w, mine.g, other.w, other.g, crowd) > 0
+        return accepted & (mine.number[:, None] != other.number[None]), g_r, squared_w
 
-    def count(other):
-        def block_of(carry, rows, fresh, *mine):
-            return carry, jnp.sum(look(_Visitor(*mine), other).accepted, axis=1)
+    # A compiler does not see that what is asked again in a branch or a loop has been answered.
+    answer = compare(me, me) if crowd.is_one_block(len(me.g)) else None
 
-        return scan_row_blocks(block_of, None, me, block)[1]
+    def look(mine: _Neuron, other: _Neuron) -> tuple[Array, Array, Array]:
+        return compare(mine, other) if answer is None else answer
 
+    def count(mine: _Neuron, other: _Neuron) -> _Census:
+        accepted, _, squared_w = look(mine, other)
+        cosines = jnp.abs(_cosines(squared_w, mine.length[:, None], other.length[None]))
+        cosines = jnp.where(mine.number[:, None] == other.number[None], 0, cosines)
+        degree = jnp.sum(accepted, axis=1, dtype=jnp.int32)
+        return _Census(degree, jnp.sum(cosines, axis=1), jnp.max(cosines, axis=1))
+
+    census = crowd.meet(count, me)
+    number = crowd.total(census.degree.astype(gas.g.dtype)) / 2
     if metropolis:
-        me = me._replace(degree=spread.tour(count, jnp.add, me))
+        me = me._replace(degree=census.degree)
 
     def weight(degree_i, degree_j):
         """a_ij of an accepted pair: 1, or Metropolis' 1 / max(deg_i, deg_j)."""
         return 1 / jnp.maximum(jnp.maximum(degree_i, degree_j), 1).astype(gas.g.dtype)
 
-    def see(seen: _Look, mine: _Visitor, other: _Visitor) -> tuple[Array, Array, Array]:
-        cosines = _cosines(seen.squared_w, mine.length[:, None], other.length)
-        cosines = jnp.where(seen.above, jnp.abs(cosines), 0)
-        number = jnp.sum(seen.accepted & seen.above, axis=1)
-        return number, jnp.sum(cosines, axis=1), jnp.max(cosines, axis=1)
+    scatters = not (isinstance(restitution, int | float) and restitution == 0)
 
-    def at_once(other: _Visitor) -> _Met:
-        """Drift, and noise from the Laplacian, for which the visitor is the whole layer."""
+    def at_once() -> Neurons:
+        """Drift, and noise from a factor of the Laplacian."""
 
-        def block_of(carry, rows, fresh, *mine):
-            mine = _Visitor(*mine)
-            seen = look(mine, other)
-            a = weight(mine.degree[:, None], other.degree)
-            a = jnp.where(seen.accepted, a, 0)
-            moved = laplacian_drift(a, mine.g, other.g)
-            if scatters:
-                variances = jnp.square(a * restitution * seen.g_r) / (4 * features)
-                moved += gaussian_noise(key, variances, mine.g, spread)
-            return carry, _Met(moved, *see(seen, mine, other))
+        def how(mine: _Neuron, other: _Neuron) -> _Moved:
+            accepted, g_r, _ = look(mine, other)
+            a = weight(mine.degree[:, None], other.degree[None])
+            a = jnp.where(accepted, a, 0)
+            drift = laplacian_drift(a, mine.g, other.g)
+            if not scatters:
+                return _Moved(drift, None)
+            strength = a * restitution * g_r / (2 * features**0.5)
+            return _Moved(drift, factor_rows(key, strength, mine.number, other.number, neurons))
 
-        return scan_row_blocks(block_of, None, me, block)[1]
+        def then(mine: _Neuron, moved: _Moved) -> Neurons:
+            if moved.factor is None:
+                return moved.drift
+            return moved.drift + noise_of_factor(key, moved.factor, gas.g, crowd)
 
-    def pair_by_pair(change, all_rows: _Visitor, other: _Visitor, first: int):
-        """Adds what the pairs of own neurons with a visitor's do, whose rows begin at `first`."""
+        return crowd.meet(how, me, then)
 
-        def block_of(change, rows, fresh, *mine):
-            mine = _Visitor(*mine)
-            seen = look(mine, other)
+    def pair_by_pair(wanted: Bool[Array, ""]) -> Neurons:
+        """Each accepted pair in its turn, if wanted at all."""
+
+        def add(change, everyone, rows, fresh, mine, other, first):
+            i, j = mine.number[:, None], other.number[None]
+            # One of (i, j) and (j, i). Parts of equal size get equal work, unlike from i < j.
+            once = i < j if crowd.num_parts == 1 else (i < j) == ((i + j) % 2 == 0)
             columns = len(other.g)
-            change = scatter_pairs(
+            return scatter_pairs(
                 change,
-                all_rows.g,
-                all_rows.neuron,
-                lambda i, j: pair_directions(key, i, j, gas.g, spread),
-                (seen.accepted & seen.above & fresh[:, None]).ravel(),
+                everyone.g,
+                everyone.number,
+                lambda i, j: pair_directions(key, i, j, gas.g, crowd),
+                (look(mine, other)[0] & once & fresh[:, None] & wanted).ravel(),
                 pair=lambda n: (rows[n // columns], first + n % columns),
-                weight=lambda i, j: weight(all_rows.degree[i], all_rows.degree[j]),
+                weight=lambda i, j: weight(everyone.degree[i], everyone.degree[j]),
                 restitution=restitution,
-                spread=spread,
+                crowd=crowd,
             )
-            return change, _Met(None, *see(seen, mine, other))
 
-        return scan_row_blocks(block_of, change, me, block)
+        return crowd.add_pairs(varying_like(jnp.zeros_like(gas.g), gas.g), add, me)
 
-    if scatters and scatter == "pairs":
-        change = varying_like(jnp.zeros_like(gas.g), gas.g)
-        change, met = pair_by_pair(change, me, me, 0)
-        if spread.num_parts > 1:
-            here = len(change)
-
-            def meet(carry, other, theirs):
-                change, met = carry
-                both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), me, other)
-                joined = jnp.concatenate([change, theirs])
-                joined, more = pair_by_pair(joined, both, other, here)
-                return (joined[:here], _join(met, more)), joined[here:]
-
-            theirs = varying_like(jnp.zeros_like(change), change)
-            (change, met), own = spread.round_trip(meet, (change, met), me, theirs)
-            change += own
+    if not scatters or scatter == "gaussian":
+        change = at_once()
+    elif scatter == "pairs":
+        change = pair_by_pair(jnp.ones((), bool))
     else:
-        met = spread.tour(at_once, _join, me)
-        assert met.moved is not None
-        change = met.moved
-    pairs = neurons * (neurons - 1) / 2
+        by_factor = many(number, neurons)
+        change = pair_by_pair(~by_factor)
+        # One of the two sums is zero; under `vmap` the second is made where any member needs it.
+        change += jax.lax.cond(
+            any_lane(by_factor),
+            lambda: jnp.where(by_factor, at_once(), 0),
+            lambda: varying_like(jnp.zeros_like(gas.g), gas.g),
+        )
     return (
         change,
-        spread.over_neurons(jnp.sum(met.accepted)) / pairs,
-        spread.over_neurons(jnp.sum(met.cosine_sums)) / pairs,
-        spread.over_neurons(jnp.max(met.cosine_maxima), jax.lax.pmax),
+        number / pairs,
+        crowd.total(census.cosines) / 2 / pairs,
+        crowd.largest(census.max_cosine),
     )
-
-
-def _join(a: _Met, b: _Met) -> _Met:
-    sums = jax.tree.map(jnp.add, a, b)
-    return sums._replace(cosine_maxima=jnp.maximum(a.cosine_maxima, b.cosine_maxima))
 
 
 def _cosines(squared_distance: Array, length_i: Array, length_j: Array) -> Array:

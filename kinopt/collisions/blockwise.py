@@ -12,15 +12,15 @@ accelerator to measure it on.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kinopt.collisions.devices import varying_like
+__all__ = ["BLOCK_NUMBERS", "rows_per_block", "scan_row_blocks", "varying_like"]
 
-__all__ = ["BLOCK_NUMBERS", "rows_per_block", "scan_row_blocks"]
+Tree = TypeVar("Tree")
 
 BLOCK_NUMBERS = 2**22
 """Numbers in a block of an N x N matrix: 16 MiB of float32, and a law has about four such at once.
@@ -83,3 +83,15 @@ def scan_row_blocks(
     empty = jax.tree.map(lambda x: jnp.zeros((neurons, *x.shape[1:]), x.dtype), outputs)
     empty = varying_like(empty, *arrays)
     return jax.lax.scan(step, (carry, empty), jnp.arange(0, neurons, block))[0]
+
+
+def varying_like(tree: Tree, *examples: Array) -> Tree:
+    """The same, as something that may differ from device to device where one of the examples does.
+
+    Inside `jax.shard_map` JAX keeps account of it, and a loop's carry must not change in this.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    # Names of types that say so differ between versions of JAX; data flow does not.
+    nothing = sum((x.reshape(-1)[0] > 0 for x in examples), jnp.zeros((), jnp.int32)) * 0
+    return jax.tree.map(lambda x: x + nothing.astype(x.dtype), tree)

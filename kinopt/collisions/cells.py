@@ -14,7 +14,7 @@ of Eq. 7, degrees, matchings and norms are those of the cell, as in DSMC.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,21 +22,27 @@ from jaxtyping import Array, Float, Int
 
 from kinopt._typing import Neurons
 from kinopt.collisions.blockwise import BLOCK_NUMBERS
-from kinopt.collisions.devices import WHOLE, Spread
-from kinopt.collisions.draws import ORDER, derived_key, normals, random_order, words
-from kinopt.collisions.rows import energy_ratio, in_rows
+from kinopt.collisions.crowd import WHOLE, Crowd
+from kinopt.collisions.draws import CELL, HASH, ORDER, fold, normals, random_order, words
+from kinopt.collisions.rows import in_rows
+from kinopt.collisions.stats import join_cells
 
-__all__ = ["MAXIMA", "Cells", "cell_order", "in_cells"]
-
-Stats = TypeVar("Stats", bound=tuple)
+__all__ = ["Cells", "cell_order", "in_cells", "sizes_of_cells"]
 
 Cells = Literal["random", "hash"]
 
 EXTRA_BITS = 2
 """More bits than count the cells: codes are unevenly filled, and the list is cut evenly."""
 
-MAXIMA = ("gain", "max_abs_cosine")
-"""Statistics of a layer that are the largest of its parts; the others are their mean."""
+
+def sizes_of_cells(neurons: int, cell_size: int) -> tuple[int, int, int]:
+    """Number of cells, neurons in a smaller one, and how many cells have one neuron more.
+
+    >>> sizes_of_cells(13, 4)
+    (4, 3, 1)
+    """
+    num_cells = -(-neurons // cell_size)
+    return num_cells, *divmod(neurons, num_cells)
 
 
 def cell_order(
@@ -44,7 +50,7 @@ def cell_order(
     key: Array,
     cells: Cells,
     num_cells: int,
-    spread: Spread = WHOLE,
+    crowd: Crowd = WHOLE,
 ) -> Int[Array, " neurons"]:
     """The neurons in the order in which the list is cut into cells.
 
@@ -52,99 +58,74 @@ def cell_order(
     >>> sorted(cell_order(w, jax.random.key(0), "hash", 2).reshape(2, 2).sort().tolist())
     [[0, 2], [1, 3]]
     """
-    neurons, features = spread.sizes(w)
+    neurons, features = crowd.sizes(w)
     if cells == "random":
         return random_order(key, neurons)
     bits = min(math.ceil(math.log2(num_cells)) + EXTRA_BITS, 31)
-    directions = normals(key, ORDER, 1, features * bits, w.dtype).reshape(features, bits)
-    if spread.columns is not None:
-        directions = directions[spread.columns]
-    positive = spread.over_features(w @ directions) > 0
-    codes = spread.all_rows(jnp.sum(positive * 2 ** jnp.arange(bits, dtype=jnp.uint32), axis=1))
-    ties = words(key, ORDER, 0, neurons)
+    directions = normals(key, 0, 0, features * bits, w.dtype, HASH).reshape(features, bits)
+    if crowd.columns is not None:
+        directions = directions[crowd.columns]
+    positive = crowd.over_features(w @ directions) > 0
+    powers = jnp.uint32(1) << jnp.arange(bits, dtype=jnp.uint32)
+    codes = crowd.all_rows(jnp.sum(jnp.where(positive, powers[None], jnp.uint32(0)), axis=1))
+    ties = words(key, 0, 0, neurons, ORDER)
     return jax.lax.sort((codes, ties, jnp.arange(neurons)), num_keys=2)[-1]
 
 
 def in_cells(
-    law: Callable[[Neurons, Neurons, Any, Spread], tuple[Neurons, Stats]],
+    law: Callable[[Neurons, Neurons, Any, Crowd], tuple[Neurons, Any]],
     w: Neurons,
     g: Neurons,
     key: Array | None,
     cell_size: int | None,
     cells: Cells,
-    spread: Spread = WHOLE,
-    matching: bool = False,
-) -> tuple[Neurons, Stats]:
+    crowd: Crowd = WHOLE,
+    candidates: Callable[[int], int] = lambda neurons: neurons * (neurons - 1) // 2,
+) -> tuple[Neurons, Any]:
     """A law in every cell, and its statistics over all of them.
 
     Args:
-        law: (w, g, key, spread) -> (G', statistics).
+        law: (w, g, key, crowd) -> (G', statistics).
         w: the weights.
         g: the gradients.
         key: a typed key; None where neither cells nor the law draw anything.
         cell_size: the most neurons in a cell; None: one cell.
         cells: how neurons find their cells.
-        spread: which part of the layer is on this device.
-        matching: whether the candidates of a cell, over which it takes its statistics, are
-            disjoint pairs; else all pairs.
+        crowd: the neurons of the layer, and how they meet.
+        candidates: how many pairs the law looks at in a cell of so many neurons.
     """
-    neurons, _ = spread.sizes(w)
+    neurons, _ = crowd.sizes(w)
     if cell_size is None or cell_size >= neurons:
-        return law(w, g, key, spread)
+        return law(w, g, key, crowd)
     assert key is not None
-    num_cells = -(-neurons // cell_size)
-    size, larger = divmod(neurons, num_cells)
-    order = cell_order(w, key, cells, num_cells, spread)
-    keys = jax.vmap(lambda cell: derived_key(key, 0, cell))(jnp.arange(1, num_cells + 1))
+    num_cells, size, larger = sizes_of_cells(neurons, cell_size)
+    order = cell_order(w, key, cells, num_cells, crowd)
+    keys = jax.vmap(lambda cell: fold(key, cell, CELL))(jnp.arange(num_cells))
     split = larger * (size + 1)
     groups = [
         (order[:split].reshape(larger, size + 1), keys[:larger]),
         (order[split:].reshape(-1, size), keys[larger:]),
     ]
-    here = spread.neurons_here(g)
-    within = spread._replace(neuron_axes=(), rows=None)
+    here = crowd.numbers(g)
+    within = crowd._replace(neuron_axes=(), rows=None)
     rows = in_rows(w, g)
     after, collected = g, []
     for members, group_keys in groups:
         if not len(members):
             continue
-        mine, unique = spread.share(len(members))
+        mine, unique = crowd.share(len(members))
         cell_shape = len(mine), members.shape[1], w.shape[1]
-        ours = in_rows(*spread.fetch(rows, members[mine].ravel()))
+        ours = in_rows(*crowd.fetch(rows, members[mine].ravel()))
         cell_w, cell_g = (x.reshape(cell_shape) for x in ours)
         moved, seen = jax.lax.map(
             lambda cell: law(cell[0], cell[1], cell[2], within),
             (cell_w, cell_g, group_keys[mine]),
             batch_size=max(BLOCK_NUMBERS // members.shape[1] ** 2, 1),
         )
-        size = members.shape[1]
-        candidates = size // 2 if matching else size * (size - 1) // 2
         places = jnp.full(neurons, -1).at[members.ravel()].set(jnp.arange(members.size))
         place = places[here][:, None]
         (moved,) = in_rows(moved.reshape(-1, w.shape[1]))
-        (home,) = in_rows(spread.fetch_shared(moved, jnp.maximum(place[:, 0], 0)))
+        (home,) = in_rows(crowd.fetch_shared(moved, jnp.maximum(place[:, 0], 0)))
         after = jnp.where(place >= 0, home, after)
-        collected.append((seen, unique, candidates))
-    return after, _together(collected, after, g, spread)
-
-
-def _together(collected: list, after: Neurons, g: Neurons, spread: Spread) -> Any:
-    """Statistics of the layer from those of its cells."""
-
-    def maximum(name: str) -> Array:
-        parts = [jnp.max(getattr(seen, name)) for seen, _, _ in collected]
-        return spread.over_neurons(jnp.max(jnp.stack(parts)), jax.lax.pmax)
-
-    def mean(name: str) -> Array:
-        terms = [
-            (jnp.sum(getattr(seen, name) * unique) * weight, jnp.sum(unique) * weight)
-            for seen, unique, weight in collected
-        ]
-        total, weight = (
-            spread.over_neurons(jnp.sum(jnp.stack(column))) for column in zip(*terms, strict=True)
-        )
-        return total / jnp.maximum(weight, 1)
-
-    stats = type(collected[0][0])
-    of_cells = {name: maximum(name) if name in MAXIMA else mean(name) for name in stats._fields}
-    return stats(**of_cells | {"energy_ratio": energy_ratio(after, g, spread)})
+        collected.append((seen, unique * candidates(members.shape[1])))
+    return after, join_cells(collected, crowd)

@@ -21,6 +21,9 @@ energy are conserved exactly.
 
 In matrix form, with L the Laplacian of the graph with weights a_ij, G' = (I - L/2) G + noise, and
 the noise's rows have the covariance of the Laplacian with weights (a_ij e |g_i - g_j|)^2 / (4 D).
+
+Eq. 7 accepts the pairs that are fastest relative to each other: copies, which move together, meet
+last. In a fresh layer nearly all pairs are near, and at c = 0.2 most of them collide.
 """
 
 from typing import Literal, NamedTuple
@@ -30,10 +33,10 @@ from jaxtyping import Array
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.all_pairs import Scatter, collide_all_pairs
-from kinopt.collisions.devices import WHOLE, Spread
+from kinopt.collisions.crowd import WHOLE, Crowd
 from kinopt.collisions.matching import collide_matching
 from kinopt.collisions.partners import Gas
-from kinopt.collisions.rows import binary_scale, energy_ratio
+from kinopt.collisions.rows import binary_scale, squared_ratio
 
 __all__ = ["Combine", "Distance", "HardStats", "Scatter", "hard_law"]
 
@@ -45,7 +48,7 @@ class HardStats(NamedTuple):
     """What the hard law sees on its way."""
 
     accepted_fraction: Scalar  # of all pairs, or of the matching's candidates
-    energy_ratio: Scalar  # |G'|^2 / |G|^2
+    pair_effect: Scalar  # |G' - G|^2 / |G|^2
     mean_abs_cosine: Scalar  # of the weights, over the pairs looked at
     max_abs_cosine: Scalar
 
@@ -61,8 +64,7 @@ def hard_law(
     combine: Combine = "sum",
     restitution: Scalar | float = 1.0,
     scatter: Scatter = "pairs",
-    block_size: int | None = None,
-    spread: Spread = WHOLE,
+    crowd: Crowd = WHOLE,
 ) -> tuple[Neurons, HardStats]:
     """G' of Eq. 8, and what was seen on the way (Algorithm 1, Eqs. 5-8).
 
@@ -75,10 +77,9 @@ def hard_law(
         approaching_only: also ask for (w_i - w_j).(g_i - g_j) > 0, which the paper's proof assumes.
         combine: a_ij: `"sum"` (the paper), `"metropolis"` or `"matching"`.
         restitution: e, in [0, 1]; 1 is elastic (the paper), 0 leaves no scattering.
-        scatter: a direction for each accepted pair, or `"gaussian"`: the noise of all pairs in one
-            draw of the right mean and covariance, through a Cholesky factor.
-        block_size: rows of the N x N quantities in memory at once; None: all, up to 2,048.
-        spread: which part of the layer is on this device.
+        scatter: `"pairs"`: a direction for each accepted pair; `"gaussian"`: the noise of all
+            pairs through a factor of the Laplacian; `"auto"`: what costs less.
+        crowd: the neurons of the layer, and how they meet.
 
     >>> import jax, jax.numpy as jnp
     >>> w = jnp.array([[0.0, 0.0], [0.1, 0.0]])
@@ -87,16 +88,16 @@ def hard_law(
     >>> jnp.sum(after, axis=0), jnp.linalg.norm(after, axis=1)  # momentum, speeds
     (Array([0., 0.], dtype=float32), Array([1., 1.], dtype=float32))
     """
-    neurons, features = spread.sizes(w)
+    neurons, features = crowd.sizes(w)
     if neurons == 1:  # a cell may hold one; it has no partner
         zero = jnp.zeros((), w.dtype)
-        return g, HardStats(zero, zero + 1, zero, zero)
-    w_scale, g_scale = binary_scale(w.T, spread), binary_scale(g.T, spread)
+        return g, HardStats(zero, zero, zero, zero)
+    w_scale, g_scale = binary_scale(w.T, crowd), binary_scale(g.T, crowd)
     unit = w_scale / (features**0.5 if distance == "rms" else 1.0)
     gas = Gas(w * (1 / w_scale), g * (1 / g_scale), unit)
     c = jnp.asarray(coll_coef, w.dtype)
     if combine == "matching":
-        change, *seen = collide_matching(gas, key, c, approaching_only, restitution, spread)
+        change, *seen = collide_matching(gas, key, c, approaching_only, restitution, crowd)
     else:
         change, *seen = collide_all_pairs(
             gas,
@@ -106,10 +107,9 @@ def hard_law(
             combine == "metropolis",
             restitution,
             scatter,
-            block_size,
-            spread,
+            crowd,
         )
     # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
     after = jnp.where(change.T == 0, g.T, g.T + change.T * g_scale).T
     fraction, mean_cosine, max_cosine = seen
-    return after, HardStats(fraction, energy_ratio(after, g, spread), mean_cosine, max_cosine)
+    return after, HardStats(fraction, squared_ratio(change, gas.g, crowd), mean_cosine, max_cosine)

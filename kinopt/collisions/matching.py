@@ -5,14 +5,13 @@ O(N D). Directions are drawn for all candidates at once, also for those that Eq.
 one wide draw is cheaper than picking the accepted ones first.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from kinopt._typing import Neurons, Scalar
-from kinopt.collisions.devices import Spread
+from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.partners import Gas, accepts, random_matching
-from kinopt.collisions.rows import in_rows, quotient
+from kinopt.collisions.rows import in_rows, quotient, square_root
 from kinopt.collisions.scattering import pair_directions, scattered
 
 __all__ = ["collide_matching"]
@@ -24,39 +23,39 @@ def collide_matching(
     coll_coef: Scalar,
     approaching_only: bool,
     restitution: Scalar | float,
-    spread: Spread,
+    crowd: Crowd,
 ) -> tuple[Neurons, Scalar, Scalar, Scalar]:
     """The change of G, the accepted fraction of candidates, and their mean and largest |cos|."""
-    neurons, _ = spread.sizes(gas.g)
+    neurons, _ = crowd.sizes(gas.g)
     pairs = jnp.stack(random_matching(key, neurons), axis=1)
-    mine, unique = spread.share(len(pairs))
+    mine, unique = crowd.share(len(pairs))
     i, j = pairs[mine].T
     w, g = in_rows(gas.w, gas.g)
-    w_i, g_i = spread.fetch((w, g), i)
-    w_j, g_j = spread.fetch((w, g), j)
+    w_i, g_i = crowd.fetch((w, g), i)
+    w_j, g_j = crowd.fetch((w, g), j)
 
     def dot(a, b):
-        return spread.over_features(jnp.sum(a * b, axis=1))
+        return crowd.over_features(jnp.sum(a * b, axis=1))
 
-    w_r = jnp.sqrt(dot(w_i - w_j, w_i - w_j)) * gas.unit
-    g_r = jnp.sqrt(dot(g_i - g_j, g_i - g_j))
-    accepted = accepts(g_r, w_r, spread.over_neurons(jnp.max(g_r), jax.lax.pmax), coll_coef)
+    w_r = square_root(dot(w_i - w_j, w_i - w_j)) * gas.unit
+    g_r = square_root(dot(g_i - g_j, g_i - g_j))
+    accepted = accepts(g_r, w_r, crowd.largest(g_r), coll_coef)
     if approaching_only:
         accepted &= dot(w_i - w_j, g_i - g_j) > 0
-    n_ij = pair_directions(key, i, j, gas.g, spread)
-    (dg,) = in_rows(jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, spread), 0))
+    n_ij = pair_directions(key, i, j, gas.g, crowd)
+    (dg,) = in_rows(jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, crowd), 0))
 
     # The place of each neuron in the list of pairs; -1 for the one that stays out.
     places = jnp.full(neurons, -1).at[pairs.ravel()].set(jnp.arange(pairs.size))
-    place = places[spread.neurons_here(gas.g)][:, None]
-    (change,) = in_rows(spread.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2))
+    place = places[crowd.numbers(gas.g)][:, None]
+    (change,) = in_rows(crowd.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2))
     change = jnp.where(place < 0, 0, jnp.where(place % 2 == 0, change, -change))
 
-    lengths = jnp.sqrt(dot(w_i, w_i)) * jnp.sqrt(dot(w_j, w_j))
+    lengths = square_root(dot(w_i, w_i)) * square_root(dot(w_j, w_j))
     cosines = jnp.abs(quotient(dot(w_i, w_j), lengths))
     return (
         change,
-        spread.over_neurons(jnp.sum(accepted & unique)) / len(pairs),
-        spread.over_neurons(jnp.sum(jnp.where(unique, cosines, 0))) / len(pairs),
-        spread.over_neurons(jnp.max(cosines), jax.lax.pmax),
+        crowd.total(accepted & unique) / len(pairs),
+        crowd.total(jnp.where(unique, cosines, 0)) / len(pairs),
+        crowd.largest(cosines),
     )

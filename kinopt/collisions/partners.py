@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
-from kinopt.collisions.devices import WHOLE, Spread
+from kinopt.collisions.crowd import WHOLE, Crowd
 from kinopt.collisions.draws import random_order
 
 __all__ = ["Gas", "accepts", "closing_speeds", "random_matching", "squared_distances"]
@@ -61,7 +61,7 @@ def accepts(
 
 
 def squared_distances(
-    rows: Float[Array, "rows features"], x: Neurons, spread: Spread = WHOLE
+    rows: Float[Array, "rows features"], x: Neurons, crowd: Crowd = WHOLE
 ) -> Float[Array, "rows neurons"]:
     """|rows_i - x_j|^2 from one matrix product; give it centred rows.
 
@@ -69,9 +69,10 @@ def squared_distances(
     Array([[ 0., 25.]], dtype=float32)
     """
     # Distances are small differences of large numbers: no shortened factors, on any device.
-    product = jnp.matmul(rows, x.T, precision=jax.lax.Precision.HIGHEST)
-    squares = jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(x * x, axis=1)
-    product, squares = (spread.over_features(part) for part in (product, squares))
+    product = crowd.dot(rows, x, jax.lax.Precision.HIGHEST)
+    squares = crowd.over_features(
+        jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(x * x, axis=1)[None]
+    )
     difference = squares - 2 * product
     rounding = GRAM_ROUNDING * jnp.finfo(x.dtype).eps * squares
     return jnp.where(difference <= rounding, 0, difference)  # NaN stays NaN
@@ -82,12 +83,12 @@ def closing_speeds(
     g_rows: Float[Array, "rows features"],
     w: Neurons,
     g: Neurons,
-    spread: Spread = WHOLE,
+    crowd: Crowd = WHOLE,
 ) -> Float[Array, "rows neurons"]:
     """(w_i - w_j).(g_i - g_j): positive where neurons that move along -g approach each other."""
     cross = w_rows @ g.T + g_rows @ w.T
-    own = jnp.sum(w_rows * g_rows, axis=1)[:, None] + jnp.sum(w * g, axis=1)
-    return spread.over_features(own - cross)
+    own = jnp.sum(w_rows * g_rows, axis=1)[:, None] + jnp.sum(w * g, axis=1)[None]
+    return crowd.over_features(own - cross)
 
 
 def random_matching(key: Array, neurons: int) -> tuple[Int[Array, " pairs"], Int[Array, " pairs"]]:

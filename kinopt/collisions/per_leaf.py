@@ -1,13 +1,13 @@
 """A collision law over the chosen leaves of a tree, as an Optax transformation.
 
 A leaf is seen as `[batch, neurons, features]`, each slice collides on its own, and everything else
-passes through untouched. A slice in which a NaN or an infinity turns up keeps its gradient, so that
-the accident does not spread from neuron to neuron; `num_skipped` counts such slices.
+passes through untouched. A slice in which a NaN or an infinity turns up, also where the result is
+rounded to the gradient's type, keeps its gradient, so that the accident does not spread from neuron
+to neuron; `num_skipped` counts such slices.
 """
 
 import functools
 import warnings
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,30 +19,43 @@ from jaxtyping import Array
 
 from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Neurons, PyTree, Scalar, Schedule
-from kinopt.collisions.cells import MAXIMA
-from kinopt.collisions.devices import Spread
-from kinopt.collisions.draws import derived_key
+from kinopt.collisions.cells import Cells, in_cells
+from kinopt.collisions.draws import fold, leaf_key
 from kinopt.collisions.placement import Placement, place, whole_leaves
-from kinopt.collisions.stats import CollisionState, HardState, SoftState
+from kinopt.collisions.stats import CollisionState
 from kinopt.layers import Leaf, along_leaves, collidable_leaves, from_neurons, to_neurons
 from kinopt.trees import accumulator_dtype
 
-__all__ = ["Law", "Leaves", "collide_leaves"]
+__all__ = ["Law", "Leaves", "Scheme", "collide_leaves"]
 
 LARGE_LAYER = 8192
 """From here on a step costs enough to say so: N^2 D work at every update."""
 
 
+def _all_pairs(neurons: int) -> int:
+    return neurons * (neurons - 1) // 2
+
+
 class Law(NamedTuple):
     """A collision law with all its settings but the coefficient."""
 
-    apply: Callable[[Neurons, Neurons, Array | None, Scalar, Spread], tuple[Neurons, tuple]]
-    state: type[SoftState] | type[HardState]
-    all_pairs: bool  # its cost grows with the square of the number of neurons
+    apply: Callable[..., tuple[Neurons, Any]]  # (w, g, key, c, crowd) -> G', what it saw
+    state: type[CollisionState]  # its name goes into the keys; says what is seen
+    draws: bool = False  # whether it needs a key
+    candidates: Callable[[int], int] = _all_pairs  # pairs it looks at among so many neurons
+
+
+class Scheme(NamedTuple):
+    """How a law is carried out."""
+
+    block_size: int | None
+    cell_size: int | None
+    cells: Cells
+    every: int | Array
 
 
 class Leaves(NamedTuple):
-    """Which leaves collide, and how they lie: the arguments that both collisions share."""
+    """Which leaves collide, and how they lie: the arguments that all collisions share."""
 
     mask: PyTree | Callable[[PyTree], PyTree] | None
     neuron_axes: PyTree | Callable[[PyTree], PyTree] | None
@@ -55,76 +68,82 @@ class Leaves(NamedTuple):
 
 def collide_leaves(
     law: Law,
-    coll_coef: float | Scalar | Schedule,
-    key: Key | None,
-    every: int | Array,
+    scheme: Scheme,
+    coll_coef: float | Scalar | Schedule | None,
+    key: Key,
     chosen: Leaves,
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation that applies a law to every leaf that collides."""
-    names = law.state.law_stats._fields
+    measured = law.state.measured
+    draws = law.draws or scheme.cell_size is not None
 
     def init(params: PyTree) -> CollisionState:
         leaves = chosen.leaves(params)
-        _warn(leaves, chosen.mask, law.all_pairs)
-        stats = [
-            jnp.zeros((), jnp.int32)
-            if leaf.axes is None
-            else jnp.zeros(len(names) + 1, jnp.float32)
+        _warn(leaves, chosen.mask, law, scheme)
+        stats = {
+            leaf.path: jnp.zeros(len(measured.fields), jnp.float32)
             for leaf in leaves
-        ]
+            if leaf.axes is not None
+        }
         return law.state(
             count=jnp.zeros((), jnp.int32),
-            key=None if key is None else key_data(key),
-            stats=jax.tree.unflatten(jax.tree.structure(params), stats),
+            key=key_data(key) if draws else None,
+            # `optax.tree.map_params` asks what a state looks like that has no parameters.
+            stats=stats if leaves else jnp.zeros(0, jnp.float32),
         )
 
-    def slices(leaf: Leaf, placement: Placement, w, g, stats, key, c):
+    def slices(leaf: Leaf, placement: Placement, w, g, vector, key, count, c):
         """A leaf's batch slices collide, as far as they lie on this device."""
         assert leaf.axes is not None
-        spread, slice_numbers, num_slices = placement.spread(leaf)
+        crowd, slice_numbers, num_slices = placement.crowd(leaf)
+        crowd = crowd._replace(block_size=scheme.block_size)
         dtype = accumulator_dtype(w, g)
         ws, gs = (to_neurons(x.astype(dtype), leaf.axes) for x in (w, g))
+        named = None if key is None else leaf_key(key, law.state.__name__, leaf.path)
 
-        def one(w: Neurons, g: Neurons, key: Array | None) -> tuple[Neurons, Array, Array]:
-            after, seen = law.apply(w, g, key, c, spread)
-            seen = jnp.stack(seen)
-            finite = jnp.all(jnp.isfinite(seen))  # energy_ratio has seen every entry of `after`
-            return jnp.where(finite, after, g), jnp.where(finite, seen, 0), ~finite
+        def one(w: Neurons, given: Neurons, number: Array) -> tuple[Neurons, Array, Array]:
+            key = None if named is None else fold(named, count, number)
+            after, seen = in_cells(
+                lambda w, g, key, crowd: law.apply(w, g, key, c, crowd),
+                w,
+                given,
+                key,
+                scheme.cell_size,
+                scheme.cells,
+                crowd,
+                law.candidates,
+            )
+            seen = measured.of_slice(after, given, seen, crowd)
+            finite = jnp.all(jnp.isfinite(seen))  # the energy has seen every entry of `after`
+            if jnp.finfo(g.dtype).max < jnp.finfo(dtype).max:
+                rounded = jnp.isfinite(after.astype(g.dtype))
+                finite &= crowd.over_all(jnp.sum(~rounded.T)) == 0
+            return jnp.where(finite, after, given), jnp.where(finite, seen, 0), ~finite
 
         if num_slices == 1:  # a vmap over one slice would still turn branches into selects
-            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], key))
+            after, seen, skipped = (x[None] for x in one(ws[0], gs[0], slice_numbers[0]))
         else:
-            keys = None if key is None else jax.vmap(lambda n: derived_key(key, n))(slice_numbers)
-            after, seen, skipped = jax.vmap(one)(ws, gs, keys)
+            after, seen, skipped = jax.vmap(one)(ws, gs, slice_numbers)
         maxima = placement.over_slices(jnp.max(seen, axis=0), leaf, jax.lax.pmax)
         means = placement.over_slices(jnp.mean(seen, axis=0), leaf, jax.lax.pmean)
-        overall = jnp.where(_is_maximum(names), maxima, means)
-        num_skipped = stats[-1] + placement.over_slices(jnp.sum(skipped), leaf, jax.lax.psum)
+        joined = jnp.where(measured.is_maximum(), maxima, means)
+        num_skipped = placement.over_slices(jnp.sum(skipped), leaf, jax.lax.psum)
         return (
             from_neurons(after, jnp.shape(g), leaf.axes).astype(g.dtype),
-            jnp.append(overall.astype(jnp.float32), num_skipped),
+            measured.updated(vector, joined, num_skipped),
         )
 
     # Compiled here, so that an update outside of jit does not compile its loops anew at each call.
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def collide(leaf: Leaf, placement: Placement, *arrays: Any):
-        return placement.run(functools.partial(slices, leaf, placement), *arrays)
-
-    def collide_all(gradients, stats, weights, params, count, base, c):
-        gradients, stats = list(gradients), list(stats)
-        shardings = along_leaves(chosen.sharding, params, PartitionSpec(), "sharding")
-        for n, leaf in enumerate(chosen.leaves(params)):
-            if leaf.axes is None:
-                continue
-            # By name, whatever else is in the tree. Two leaves would share a key only at steps a
-            # fixed distance in 2^32 apart, as far as chance has it.
-            name = zlib.crc32(leaf.path.encode())
-            leaf_key = None if base is None else derived_key(base, jnp.uint32(name), count)
-            placement, w = place(weights[n], gradients[n], shardings[n])
-            gradients[n], stats[n] = collide(
-                leaf, placement, w, gradients[n], stats[n], leaf_key, jnp.asarray(c)
+    def collide(leaf: Leaf, placement: Placement, w, g, vector, key, count, c):
+        def run(g, vector):
+            return placement.run(
+                functools.partial(slices, leaf, placement), w, g, vector, key, count, c
             )
-        return gradients, stats
+
+        if isinstance(scheme.every, int) and scheme.every == 1:
+            return run(g, vector)
+        return jax.lax.cond(count % scheme.every == 0, run, lambda *same: same, g, vector)
 
     def update(
         updates: PyTree, state: CollisionState, params: PyTree = None, **extra_args: Any
@@ -133,34 +152,25 @@ def collide_leaves(
         gradients, structure = jax.tree.flatten(updates)
         weights = _weights(params, structure)
         c = coll_coef(state.count) if callable(coll_coef) else coll_coef
-        base = None
-        if key is not None and state.key is not None:
-            base = typed_key(state.key, like=key)
-
-        def collided(gradients, stats):
-            return collide_all(gradients, stats, weights, params, state.count, base, c)
-
-        stats = jax.tree.leaves(state.stats)
-        if isinstance(every, int) and every == 1:
-            gradients, stats = collided(gradients, stats)
-        else:
-            gradients, stats = jax.lax.cond(
-                state.count % every == 0, collided, lambda *same: same, gradients, stats
+        c = None if c is None else jnp.asarray(c)
+        base = None if state.key is None else typed_key(state.key, like=key)
+        shardings = along_leaves(chosen.sharding, params, PartitionSpec(), "sharding")
+        stats = dict(state.stats) if isinstance(state.stats, dict) else state.stats
+        for n, leaf in enumerate(chosen.leaves(params)):
+            if leaf.axes is None:
+                continue
+            _check_alike(leaf, weights[n], gradients[n], stats)
+            placement, w = place(weights[n], gradients[n], shardings[n])
+            gradients[n], stats[leaf.path] = collide(
+                leaf, placement, w, gradients[n], stats[leaf.path], base, state.count, c
             )
         new_state = law.state(
-            count=jnp.asarray(optax.safe_increment(state.count)),
-            key=state.key,
-            stats=jax.tree.unflatten(jax.tree.structure(state.stats), stats),
+            count=jnp.asarray(optax.safe_increment(state.count)), key=state.key, stats=stats
         )
         return jax.tree.unflatten(structure, gradients), new_state
 
     # Optax's types do not know states that are NamedTuples.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType]
-
-
-def _is_maximum(names: tuple[str, ...]) -> Array:
-    """Which statistics of a leaf are the largest of its slices; the others are their mean."""
-    return jnp.array([name in MAXIMA for name in names])
 
 
 def _weights(params: PyTree, structure: Any) -> list[Array]:
@@ -178,12 +188,26 @@ def _weights(params: PyTree, structure: Any) -> list[Array]:
     return jax.tree.leaves(params)
 
 
-def _warn(leaves: list[Leaf], mask: Any, all_pairs: bool) -> None:
+def _check_alike(leaf: Leaf, w: Array, g: Array, stats: Any) -> None:
+    if jnp.shape(w) != jnp.shape(g):
+        raise ValueError(
+            f"{leaf.path!r} has weights of shape {jnp.shape(w)} and a gradient of shape "
+            f"{jnp.shape(g)}. Pass the gradient of these parameters."
+        )
+    if not isinstance(stats, dict) or leaf.path not in stats:
+        known = ", ".join(map(repr, stats)) if isinstance(stats, dict) and stats else "no leaf"
+        raise ValueError(
+            f"{leaf.path!r} collides, but the state was made for {known}: it belongs to other "
+            "parameters, or to a collision with another mask. Call init with these parameters."
+        )
+
+
+def _warn(leaves: list[Leaf], mask: Any, law: Law, scheme: Scheme) -> None:
     for leaf in leaves:
-        if leaf.axes is None or not all_pairs:
+        if leaf.axes is None or scheme.cell_size is not None:
             continue
         batch, neurons, features = leaf.sizes
-        if neurons > LARGE_LAYER:
+        if neurons > LARGE_LAYER and law.candidates(neurons) > neurons:
             operations = 6 * batch * neurons**2 * features
             warnings.warn(
                 f"{leaf.path!r} has {neurons:,} neurons of {features:,} features: each update "

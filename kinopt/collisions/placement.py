@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from kinopt._typing import PyTree
-from kinopt.collisions.devices import Spread
+from kinopt.collisions.crowd import Crowd
 from kinopt.layers import Leaf, along_leaves, axis_order
 
 __all__ = ["Placement", "place", "whole_leaves"]
@@ -44,13 +44,13 @@ class Placement(NamedTuple):
             check_vma=False,
         )(w, g, *rest)
 
-    def spread(self, leaf: Leaf) -> tuple[Spread, Int[Array, " slices"], int]:
+    def crowd(self, leaf: Leaf) -> tuple[Crowd, Int[Array, " slices"], int]:
         """How a layer lies, which batch slices are here, and how many there are."""
         assert leaf.axes is not None
         order = axis_order(leaf.shape, leaf.axes)
         neurons, features = order.neurons, order.features
         return (
-            Spread(
+            Crowd(
                 self._names(neurons),
                 self._names(features),
                 self._numbers(leaf.shape, neurons) if self._names(neurons) else None,

@@ -15,17 +15,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kinopt._typing import Neurons, Scalar
-from kinopt.collisions.devices import WHOLE, Spread
+from kinopt.collisions.crowd import WHOLE, Crowd
 
 __all__ = [
     "Directions",
     "binary_scale",
     "centred",
+    "common_mode",
     "directions",
     "energy_ratio",
     "in_rows",
     "quotient",
     "row_lengths",
+    "square_root",
+    "squared_ratio",
     "unit_rows",
 ]
 
@@ -41,12 +44,12 @@ class Directions(NamedTuple):
     inverse_norm: Float[Array, " neurons"]  # 1 / |scaled_i|, in [1 / sqrt(D), 1]; or 0
 
 
-def directions(x: Neurons, spread: Spread = WHOLE) -> Directions:
+def directions(x: Neurons, crowd: Crowd = WHOLE) -> Directions:
     """Where the rows of x point."""
     columns = x.T
-    largest = spread.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax)
+    largest = crowd.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax)
     columns = columns * (1 / _invertible(largest))
-    norm = jnp.sqrt(spread.over_features(jnp.sum(columns * columns, axis=0)))
+    norm = square_root(crowd.over_features(jnp.sum(columns * columns, axis=0)))
     scaled = columns.T
     return Directions(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)))
 
@@ -62,7 +65,7 @@ def unit_rows(x: Neurons) -> Neurons:
     return scaled * inverse_norm[:, None]
 
 
-def binary_scale(x: Float[Array, "*shape"], spread: Spread = WHOLE) -> Scalar:
+def binary_scale(x: Float[Array, "*shape"], crowd: Crowd = WHOLE) -> Scalar:
     """The power of two nearest to the largest |entry|, within the normal numbers.
 
     Dividing by it, and multiplying later, changes no digit.
@@ -71,7 +74,7 @@ def binary_scale(x: Float[Array, "*shape"], spread: Spread = WHOLE) -> Scalar:
     Array(4., dtype=float32)
     """
     nexp = jnp.finfo(x.dtype).nexp
-    largest = spread.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax)
+    largest = crowd.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax)
     return jax.lax.reduce_precision(_invertible(largest), nexp, mantissa_bits=0)
 
 
@@ -99,29 +102,66 @@ def in_rows(*arrays: Array) -> tuple[Array, ...]:
     return jax.lax.optimization_barrier(arrays)
 
 
-def row_lengths(x: Neurons, spread: Spread = WHOLE) -> Float[Array, " neurons"]:
+def square_root(x: Array) -> Array:
+    """The root of numbers that are not negative; its derivative at 0 counts as 0."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
+
+
+def row_lengths(x: Neurons, crowd: Crowd = WHOLE) -> Float[Array, " neurons"]:
     """|x_i| for entries that are safe to square."""
-    return jnp.sqrt(spread.over_features(jnp.sum(jnp.square(x.T), axis=0)))
+    return square_root(crowd.over_features(jnp.sum(jnp.square(x.T), axis=0)))
 
 
-def centred(x: Neurons, spread: Spread = WHOLE) -> Neurons:
+def centred(x: Neurons, crowd: Crowd = WHOLE) -> Neurons:
     """The rows minus their mean row: same differences, smaller numbers."""
     columns = x.T
-    mean = spread.over_neurons(jnp.mean(columns, axis=1, keepdims=True), jax.lax.pmean)
+    mean = crowd.over_neurons(jnp.mean(columns, axis=1, keepdims=True), jax.lax.pmean)
     return (columns - mean).T
 
 
-def energy_ratio(after: Neurons, before: Neurons, spread: Spread = WHOLE) -> Scalar:
-    """|G'|^2 / |G|^2, the change of kinetic energy; 1 when G is zero.
+def _squares(x: Neurons, g: Neurons, crowd: Crowd) -> tuple[Scalar, Scalar]:
+    """|X|^2 and |G|^2, in units in which the largest entry of G is about 1."""
+    inverse_scale = 1 / binary_scale(g.T, crowd)
+    x_sq, g_sq = (crowd.over_all(jnp.sum(jnp.square(y.T * inverse_scale))) for y in (x, g))
+    return x_sq, g_sq
 
-    A NaN or an infinity anywhere in G' shows up in it.
 
-    >>> energy_ratio(jnp.full((2, 2), 2e30), jnp.full((2, 2), 1e30))
+def squared_ratio(x: Neurons, g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
+    """|X|^2 / |G|^2, and |X|^2 where G is zero.
+
+    A NaN or an infinity anywhere in X shows up in it.
+
+    >>> squared_ratio(jnp.full((2, 2), 2e30), jnp.full((2, 2), 1e30))
     Array(4., dtype=float32)
     """
-    inverse_scale = 1 / binary_scale(before.T, spread)
-    old, new = (spread.over_all(jnp.sum(jnp.square(x.T * inverse_scale))) for x in (before, after))
+    x_sq, g_sq = _squares(x, g, crowd)
+    return x_sq / jnp.where(g_sq == 0, 1, g_sq)
+
+
+def energy_ratio(after: Neurons, before: Neurons, crowd: Crowd = WHOLE) -> Scalar:
+    """|G'|^2 / |G|^2, the change of kinetic energy; 1 when both are zero.
+
+    >>> energy_ratio(jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    Array(1., dtype=float32)
+    """
+    new, old = _squares(after, before, crowd)
     return jnp.where(old == 0, 1 + new, new / jnp.where(old == 0, 1, old))
+
+
+def common_mode(g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
+    """N |mean g|^2 / sum |g|^2: the share of the gradient that all neurons have in common.
+
+    In [0, 1], and about 1/N for independent gradients.
+
+    >>> common_mode(jnp.array([[1.0, 2.0], [1.0, 2.0]]))
+    Array(1., dtype=float32)
+    """
+    columns = g.T * (1 / binary_scale(g.T, crowd))
+    sums = crowd.over_neurons(jnp.sum(columns, axis=1))
+    neurons, _ = crowd.sizes(g)
+    mean_sq = crowd.over_features(jnp.sum(jnp.square(sums))) / neurons
+    energy = crowd.over_all(jnp.sum(jnp.square(columns)))
+    return mean_sq / jnp.where(energy == 0, 1, energy)
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

@@ -6,8 +6,18 @@ $$
 change_i = sum_j a_ij [(g_j - g_i) / 2 + e |g_i - g_j| n_ij / 2]
 $$
 
-the first with a direction n_ij for each accepted pair and differences taken directly, the second
-as drift plus noise: -L G / 2, and one Gaussian draw with the same mean and covariance.
+the first with a direction n_ij for each accepted pair and differences taken directly. The second
+is drift and noise, each from products of whole matrices, at the same cost however many collide:
+
+$$
+change = -L G / 2 + C Z,     C_ih = sum over j with h = (i + j) mod N of s_ij eps_ij
+$$
+
+with s_ij = a_ij e |g_i - g_j| / (2 sqrt(D)), random signs eps_ij = -eps_ji, and N rows Z_h of
+normal numbers. A neuron meets each partner with another row, so that its noise is a Gaussian
+vector, and a pair shares a row, with opposite signs, so that each pair keeps its momentum. C is a
+random factor of the Laplacian with weights s_ij^2: E[C C^T] = L. Mean and covariance of the noise
+are those of the first way; N D numbers are drawn instead of D for each pair.
 """
 
 import functools
@@ -18,12 +28,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._typing import Neurons, Scalar
-from kinopt.collisions.devices import WHOLE, Spread, varying_like
-from kinopt.collisions.draws import normals
+from kinopt.collisions.crowd import WHOLE, Crowd, varying_like
+from kinopt.collisions.draws import DIRECTION, POOL, SIGN, normals, words
+from kinopt.collisions.rows import square_root
 
 __all__ = [
-    "gaussian_noise",
+    "factor_rows",
     "laplacian_drift",
+    "noise_of_factor",
     "pair_directions",
     "scatter_pairs",
     "scattered",
@@ -36,13 +48,19 @@ bits has a fixed cost on a CPU, and the directions of a chunk that is not full a
 FEW_CANDIDATES = 1024
 """A layer of 32 neurons has so many; above, comparing with all takes memory that shows in cells."""
 
+POOL_ROWS = 256
+"""Rows of Z in memory at once: a small part of a large layer, and enough for a matrix product."""
+
+SIGN_ROWS = 64
+"""Rows of random signs drawn at once."""
+
 
 def pair_directions(
     key: Array,
     i: Int[Array, " pairs"],
     j: Int[Array, " pairs"],
     g: Neurons,
-    spread: Spread = WHOLE,
+    crowd: Crowd = WHOLE,
 ) -> Float[Array, "pairs features"]:
     """n_ij for pairs i < j of a layer like g: uniform on the unit sphere, from (key, i, j) alone.
 
@@ -50,10 +68,12 @@ def pair_directions(
     >>> float(jnp.linalg.norm(n).round(6))
     1.0
     """
-    _, features = spread.sizes(g)
-    draw = functools.partial(normals, number=features, dtype=g.dtype, places=spread.columns)
+    _, features = crowd.sizes(g)
+    draw = functools.partial(
+        normals, number=features, dtype=g.dtype, purpose=DIRECTION, places=crowd.columns
+    )
     gaussian = jax.vmap(lambda i, j: draw(key, i, j))(i, j)
-    length_sq = spread.over_features(jnp.sum(gaussian * gaussian, axis=1, keepdims=True))
+    length_sq = crowd.over_features(jnp.sum(gaussian * gaussian, axis=1, keepdims=True))
     return gaussian / jnp.sqrt(length_sq)
 
 
@@ -62,11 +82,11 @@ def scattered(
     g_j: Float[Array, "pairs features"],
     n_ij: Float[Array, "pairs features"],
     restitution: Scalar | float,
-    spread: Spread = WHOLE,
+    crowd: Crowd = WHOLE,
 ) -> Float[Array, "pairs features"]:
     """(dg)_ij, what a collision does to neuron i; neuron j gets the opposite (Eq. 6)."""
     g_ij = g_j - g_i
-    g_r = jnp.sqrt(spread.over_features(jnp.sum(g_ij * g_ij, axis=1, keepdims=True)))
+    g_r = square_root(crowd.over_features(jnp.sum(g_ij * g_ij, axis=1, keepdims=True)))
     return (g_ij + restitution * g_r * n_ij) / 2
 
 
@@ -79,7 +99,7 @@ def scatter_pairs(
     pair: Callable[[Array], tuple[Array, Array]],
     weight: Callable[[Array, Array], Array],
     restitution: Scalar | float,
-    spread: Spread = WHOLE,
+    crowd: Crowd = WHOLE,
 ) -> Neurons:
     """Adds to `change` what the accepted candidates do, a chunk of pairs at a time.
 
@@ -92,7 +112,7 @@ def scatter_pairs(
         pair: index of a candidate -> its two rows.
         weight: two rows -> a_ij.
         restitution: e.
-        spread: which features are on this device.
+        crowd: which features are on this device.
 
     Work and randomness go with the number of accepted pairs, whatever it is: there is no cap that
     could drop some. The result does not depend on the size of a chunk, but for rounding.
@@ -115,7 +135,7 @@ def scatter_pairs(
         swapped = neurons[a] > neurons[b]
         i, j = jnp.where(swapped, b, a), jnp.where(swapped, a, b)
         n_ij = draw(neurons[i], neurons[j])
-        dg = weight(i, j)[:, None] * scattered(g[i], g[j], n_ij, restitution, spread)
+        dg = weight(i, j)[:, None] * scattered(g[i], g[j], n_ij, restitution, crowd)
         dg = jnp.where((n <= total)[:, None], dg, 0)
         return done + chunk, change.at[i].add(dg).at[j].add(-dg)
 
@@ -137,24 +157,50 @@ def laplacian_drift(
     return (a @ g - jnp.sum(a, axis=1)[:, None] * g_rows) / 2
 
 
-def gaussian_noise(
-    key: Array, weights: Float[Array, "neurons neurons"], g: Neurons, spread: Spread = WHOLE
-) -> Neurons:
-    """Columns of N(0, L), L the Laplacian of a graph with these weights, through L = C C^T.
+def factor_rows(
+    key: Array,
+    strength: Float[Array, "rows others"],
+    i: Int[Array, " rows"],
+    j: Int[Array, " others"],
+    neurons: int,
+) -> Float[Array, "rows neurons"]:
+    """What others j give to the rows of neurons i of C, given s_ij.
 
-    L is singular: a connected set of neurons keeps its momentum. A small multiple of the identity
-    makes Cholesky's factorisation safe, and what it leaks is projected out: neurons without a
-    partner get exactly nothing, and the others' noise sums to zero.
+    >>> s = 1.0 - jnp.eye(3)
+    >>> c = factor_rows(jax.random.key(0), s, jnp.arange(3), jnp.arange(3), 3)
+    >>> jnp.sum(c, axis=0)  # each pair keeps its momentum
+    Array([0., 0., 0.], dtype=float32)
     """
-    degrees = jnp.sum(weights, axis=1)
-    largest = jnp.max(degrees)
-    # Rounding in the factorisation is a few eps per eliminated neuron, of the largest diagonal.
-    jitter = len(weights) * jnp.finfo(weights.dtype).eps * jnp.where(largest > 0, largest, 1)
-    laplacian = jnp.diag(degrees + jitter) - weights
-    factor = jnp.linalg.cholesky(laplacian, symmetrize_input=False)
-    gaussian = jax.random.normal(key, spread.sizes(g), weights.dtype)
-    noise = factor @ (gaussian if spread.columns is None else gaussian[:, spread.columns])
-    has_partner = (degrees > 0)[:, None]
-    noise = jnp.where(has_partner, noise, 0)
-    leak = jnp.sum(noise, axis=0) / jnp.maximum(jnp.sum(has_partner), 1)
-    return jnp.where(has_partner, noise - leak, 0)
+    def signs(i):
+        """eps_ij of a row: a random bit of the pair, and turned round for i > j."""
+
+        def bit(j):
+            return words(key, jnp.minimum(i, j), jnp.maximum(i, j), 1, SIGN)[0] & jnp.uint32(1)
+
+        return (jax.vmap(bit)(j) == 1) == (i < j)
+
+    # Some rows at a time: twenty rounds of Threefry leave a wide trail in memory.
+    positive = jax.lax.map(signs, i, batch_size=min(SIGN_ROWS, len(i)))
+    entries = jnp.where(positive, strength, -strength)
+    rows = jnp.arange(len(strength))[:, None]
+    empty = varying_like(jnp.zeros((len(strength), neurons), strength.dtype), strength)
+    return empty.at[rows, (i[:, None] + j[None]) % neurons].add(entries)
+
+
+def noise_of_factor(
+    key: Array, factor: Float[Array, "rows neurons"], g: Neurons, crowd: Crowd = WHOLE
+) -> Float[Array, "rows features"]:
+    """Rows of C Z, with the rows of Z drawn a few at a time."""
+    neurons, features = crowd.sizes(g)
+    size = min(POOL_ROWS, neurons)
+    factor = jnp.pad(factor, ((0, 0), (0, -neurons % size)))
+
+    def row(h):
+        return normals(key, h, 0, features, g.dtype, POOL, crowd.columns)
+
+    def add(n, noise):
+        z = jax.vmap(row)(n * size + jnp.arange(size))
+        return noise + jax.lax.dynamic_slice_in_dim(factor, n * size, size, axis=1) @ z
+
+    start = varying_like(jnp.zeros((len(factor), g.shape[1]), g.dtype), factor, g)
+    return jax.lax.fori_loop(0, factor.shape[1] // size, add, start)

@@ -1,57 +1,122 @@
-"""The state of a collision, and what can be read from it."""
+"""What a collision did: how statistics are joined, kept in the state, and read from it."""
 
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int, UInt32
 
 from kinopt._typing import PyTree, Scalar
-from kinopt.collisions.hard import HardStats
-from kinopt.collisions.soft import SoftStats
-from kinopt.layers import leaf_paths
+from kinopt.collisions.crowd import Crowd
+from kinopt.collisions.rows import common_mode, energy_ratio
 
-__all__ = ["CollisionState", "CollisionStats", "HardState", "SoftState", "collision_stats"]
+__all__ = [
+    "CollisionState",
+    "CollisionStats",
+    "Measured",
+    "collision_stats",
+    "join_cells",
+]
+
+MAXIMA = frozenset({"gain", "max_abs_cosine"})
+"""Statistics of a layer that are the largest of its parts; all others are their mean."""
+
+FRAME = ("energy_ratio", "common_mode")
+"""Statistics that are measured of any law."""
+
+
+class CollisionStats(NamedTuple):
+    """What the last update did to a leaf; averages, and maxima, over its batch slices and cells.
+
+    A field that a law does not have is None. It prints in lines, and says where a warning is due.
+    """
+
+    accepted_fraction: Scalar | None = None  # of candidate pairs; hard collisions
+    energy_ratio: Scalar | None = None  # |g'|^2 / |g|^2
+    gain: Scalar | None = None  # c |M|_inf; soft collisions; above 1 descent is not guaranteed
+    mean_abs_cosine: Scalar | None = None  # of the weights, over pairs of neurons
+    max_abs_cosine: Scalar | None = None
+    num_skipped: Scalar | None = None  # slices left as they were for a NaN or infinity, since init
+    common_mode: Scalar | None = None  # N |mean g|^2 / sum |g|^2: what all neurons have in common
+    pair_effect: Scalar | None = None  # |g' - g|^2 / |g|^2 without the self term
+    num_uphill: Scalar | None = None  # updates with a gain above 1, since init; soft collisions
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {name}: {_shown(value)}"
+            for name, value in zip(self._fields, self, strict=True)
+            if value is not None
+        ]
+        return "\n".join(["CollisionStats", *lines, *_advice(self)])
+
+
+class Measured(NamedTuple):
+    """The statistics that a state keeps of each leaf: those of the frame, the law's, counters.
+
+    They are one float32 vector, `[fields]`, for each leaf that collides.
+    """
+
+    of_law: type  # a NamedTuple type: what the law returns
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Numbers that only grow."""
+        has_gain = "gain" in self.of_law._fields
+        return ("num_skipped", "num_uphill") if has_gain else ("num_skipped",)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the vector's entries."""
+        return (*FRAME, *self.of_law._fields, *self.counters)
+
+    def of_slice(self, after: Array, g: Array, seen: Any, crowd: Crowd) -> Array:
+        """The first part of the vector, of one batch slice."""
+        return jnp.stack([energy_ratio(after, g, crowd), common_mode(g, crowd), *seen])
+
+    def is_maximum(self) -> Array:
+        """Which entries of the first part are the largest of the slices."""
+        return jnp.array([name in MAXIMA for name in (*FRAME, *self.of_law._fields)])
+
+    def updated(self, vector: Array, joined: Array, skipped: Array) -> Array:
+        """The next vector, given what all slices saw and how many were skipped."""
+        counts = [skipped]
+        if "num_uphill" in self.counters:
+            counts.append(joined[self.fields.index("gain")] > 1)
+        counts = jnp.stack([count.astype(jnp.float32) for count in counts])
+        before = vector[-len(counts) :]
+        return jnp.concatenate([joined.astype(jnp.float32), before + counts])
 
 
 class CollisionState(NamedTuple):
-    """State of a collision; `stats` has the structure of the parameters.
+    """State of a collision.
 
-    A leaf that collides has a float32 vector there, the fields of its law's statistics followed by
-    `num_skipped`; any other leaf has a zero. `collision_stats` reads it.
+    `stats` has an entry for each leaf that collides, under the leaf's path, and none of them stands
+    in the place of a parameter. `collision_stats` reads it.
     """
 
     count: Int[Array, ""]  # updates so far  # pyright: ignore[reportIncompatibleMethodOverride]
     key: UInt32[Array, " words"] | None  # raw data of the base key; None where nothing is drawn
-    stats: PyTree  # of Float[Array, "fields"] or Float[Array, ""]
+    stats: PyTree  # dict: path -> Float[Array, "fields"]; without any parameters, an empty array
+
+    # A subclass for each law says what its vectors hold.
+    measured = Measured(tuple)
 
 
-class SoftState(CollisionState):
-    """State of a soft collision; its type says what the statistics are."""
+def join_cells(collected: list[tuple[Any, Array]], crowd: Crowd) -> Any:
+    """Statistics of the layer from those of its cells, and the weight of each cell."""
 
-    law_stats = SoftStats
+    def maximum(name: str) -> Array:
+        return crowd.largest(jnp.stack([jnp.max(getattr(seen, name)) for seen, _ in collected]))
 
+    def mean(name: str) -> Array:
+        total, weight = 0, 0
+        for seen, weights in collected:
+            total += crowd.total(getattr(seen, name) * weights)
+            weight += crowd.total(weights)
+        return total / jnp.maximum(weight, 1)
 
-class HardState(CollisionState):
-    """State of a hard collision."""
-
-    law_stats = HardStats
-
-
-class CollisionStats(NamedTuple):
-    """What the last update did to a leaf; averages, and maxima, over its batch slices.
-
-    A field that a law does not have is None.
-    """
-
-    accepted_fraction: Scalar | None  # of candidate pairs; hard collisions
-    energy_ratio: Scalar  # |g'|^2 / |g|^2
-    gain: Scalar | None  # c |M|_inf; soft collisions; above 1 descent is not guaranteed
-    mean_abs_cosine: Scalar  # of the weights, over pairs of neurons
-    max_abs_cosine: Scalar
-    num_skipped: Scalar  # slices left as they were because of a NaN or infinity, since `init`
-
-
-_NOT_MEASURED: dict[str, Any] = dict.fromkeys(CollisionStats._fields)
+    stats = type(collected[0][0])
+    return stats(*(maximum(name) if name in MAXIMA else mean(name) for name in stats._fields))
 
 
 def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
@@ -74,15 +139,19 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
     >>> params = {"head": jnp.array([[1.0, 1.0], [0.0, 0.1]]), "bias": jnp.zeros(2)}
     >>> tx = optax.chain(kinopt.soft_collision(0.1), optax.adam(1e-3))
     >>> _, state = tx.update(params, tx.init(params), params)  # weights for gradients
-    >>> stats = kinopt.collision_stats(state)
-    >>> list(stats), round(float(stats["head"].max_abs_cosine), 3)
-    (['head'], 0.995)
+    >>> kinopt.collision_stats(state)["head"]
+    CollisionStats
+      energy_ratio: 0.643
+      gain: 0.199
+      mean_abs_cosine: 0.995
+      max_abs_cosine: 0.995
+      num_skipped: 0
+      common_mode: 0.998
+      pair_effect: 0.0098
+      num_uphill: 0
     """
-    states = [
-        node
-        for node in jax.tree.leaves(opt_state, is_leaf=_is_collision_state)
-        if isinstance(node, SoftState | HardState)
-    ]
+    nodes = jax.tree.leaves(opt_state, is_leaf=_is_collision_state)
+    states = [node for node in nodes if _is_collision_state(node)]
     if not states:
         raise ValueError(
             "there is no collision in this state: pass the optimizer state, or a part of it that "
@@ -90,19 +159,43 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
         )
     found: dict[str, CollisionStats] = {}
     for state in states:
-        (count,) = jax.tree.leaves(state.count)
-        for path, vector in zip(leaf_paths(state.stats), jax.tree.leaves(state.stats), strict=True):
-            if vector.ndim == count.ndim:  # axes that count has too belong to a vmap
-                continue
-            fields = (*state.law_stats._fields, "num_skipped")
-            values = {field: vector[..., n] for n, field in enumerate(fields)}
+        if not isinstance(state.stats, dict):  # there were no parameters
+            continue
+        for path, vector in state.stats.items():
+            (vector,) = jax.tree.leaves(vector)  # nnx wraps arrays
+            values = {field: vector[..., n] for n, field in enumerate(state.measured.fields)}
             name, number = path, 1
             while name in found:
                 number += 1
                 name = f"{path}#{number}"
-            found[name] = CollisionStats(**_NOT_MEASURED | values)
+            known = {field: values.get(field) for field in CollisionStats._fields}
+            found[name] = CollisionStats(**known)
     return found
 
 
 def _is_collision_state(node: Any) -> bool:
-    return isinstance(node, SoftState | HardState)
+    return isinstance(node, CollisionState)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, jax.core.Tracer) or jnp.ndim(value):
+        return f"{value.dtype}[{','.join(map(str, jnp.shape(value)))}]"
+    return f"{float(value):.3g}"
+
+
+def _advice(stats: CollisionStats) -> list[str]:
+    numbers = stats.num_uphill, stats.num_skipped
+    if any(isinstance(x, jax.core.Tracer) or jnp.ndim(x) for x in numbers if x is not None):
+        return []
+    lines = []
+    if stats.num_uphill is not None and stats.num_uphill > 0:
+        lines.append(
+            f"  In {float(stats.num_uphill):.0f} updates the gain was above 1: such an update may "
+            "go uphill. Lower coll_coef, or leave it out for 1/n."
+        )
+    if stats.num_skipped is not None and stats.num_skipped > 0:
+        lines.append(
+            f"  {float(stats.num_skipped):.0f} batch slices kept their gradient, because a NaN or "
+            "an infinity turned up."
+        )
+    return lines

@@ -5,32 +5,52 @@ Collisions come first in a chain, on the raw gradient (KO paper, Fig. 1):
     optax.chain(kinopt.soft_collision(0.05, mask=kinopt.layer_mask("head")), optax.adamw(1e-3))
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import optax
 from jaxtyping import Array
 
-from kinopt._checks import check_choice, check_count, check_number
-from kinopt._typing import Key, Neurons, PyTree, Scalar, Schedule
+from kinopt._checks import check_choice, check_count, check_flag, check_number
+from kinopt._keys import key_data
+from kinopt._typing import Key, PyTree, Scalar, Schedule
 from kinopt.collisions.all_pairs import Scatter
-from kinopt.collisions.cells import Cells, in_cells
-from kinopt.collisions.devices import Spread
+from kinopt.collisions.cells import Cells
 from kinopt.collisions.hard import Combine, Distance, HardStats, hard_law
-from kinopt.collisions.per_leaf import Law, Leaves, collide_leaves
-from kinopt.collisions.soft import SoftStats, soft_law
-from kinopt.collisions.stats import HardState, SoftState
+from kinopt.collisions.per_leaf import Law, Leaves, Scheme, collide_leaves
+from kinopt.collisions.soft import Alike, SoftGradientStats, SoftStats, soft_law
+from kinopt.collisions.stats import CollisionState, Measured
 
 __all__ = ["hard_collision", "soft_collision"]
 
 
+class SoftState(CollisionState):
+    """State of a soft collision."""
+
+    measured = Measured(SoftStats)
+
+
+class SoftGradientState(CollisionState):
+    """State of a soft collision with `alike="gradients"`."""
+
+    measured = Measured(SoftGradientStats)
+
+
+class HardState(CollisionState):
+    """State of a hard collision."""
+
+    measured = Measured(HardStats)
+
+
 def soft_collision(
-    coll_coef: float | Scalar | Schedule = 0.05,
+    coll_coef: float | Scalar | Schedule | None = None,
     *,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     neuron_axes: PyTree | Callable[[PyTree], PyTree] | None = None,
     self_term: bool = True,
     normalize: bool = False,
+    alike: Alike = "both",
     block_size: int | None = None,
     cell_size: int | None = None,
     cells: Cells = "random",
@@ -38,37 +58,44 @@ def soft_collision(
     every: int | Array = 1,
     sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Repels neurons that are alike and move alike, before the base optimizer.
+    r"""Slows neurons that are alike and move alike, before the base optimizer.
 
     For a layer with weights $W$ and gradients $G$, both $[N, D]$ with a row for each neuron,
 
     $$ G' = (I - c\,M)\,G, \qquad M = \cos(W, W) \circ \cos(G, G) $$
 
     with the cosines between rows, the elementwise product, and $c$ = `coll_coef` (KO paper,
-    Algorithm 2). $M$ is positive semidefinite with trace $N$: the result is sure to be a descent
-    direction while $c\,\|M\|_\infty \le 1$, the `gain` of `collision_stats`. Begin with $c N$
-    about 1.
+    Algorithm 2; the paper's setting is `soft_collision(c)`). $M$ is positive semidefinite with
+    trace $N$: $c = 1/N$, the default, always gives a descent direction, and a larger $c$ does so
+    while $c\,\|M\|_\infty \le 1$, the `gain` of `collision_stats`.
+
+    The common motion of neurons that are alike is braked; they are not pushed apart, and the rate
+    of the base optimizer must be tuned again to gain from it.
 
     Args:
-        coll_coef: $c \ge 0$, a number or a schedule of the update count. 0 is the identity.
-        mask: which leaves collide: a tree of bool, a prefix of one, or a function that makes one
-            from the parameters, such as `layer_mask("head")`. None: every floating leaf with two
-            axes or more.
+        coll_coef: $c \ge 0$, a number or a schedule of the update count. 0 is the identity. None:
+            $1/n$ in each leaf, for the $n$ neurons that meet: $N$, or those of a cell.
+        mask: which leaves collide: a pattern or several, as in `layer_mask`; a tree of bool, a
+            prefix of one, or a function that makes one from the parameters. None: every floating
+            leaf with two axes or more.
         neuron_axes: which axes count neurons: a `NeuronAxes`, a tree of them (None for the
             default), a prefix of one, or a function that makes one. None: the last axis.
         self_term: keep the diagonal of $M$, as the paper does: a factor $1 - c$ on each gradient,
             which is a smaller learning rate under SGD and nothing under Adam.
         normalize: divide $M$ by its infinity norm (of each batch slice), so that every $c \in
             [0, 1]$ descends.
+        alike: `"both"`: $M$ as above. `"gradients"`: $M = \cos(G, G)$ alone, which goes on
+            damping a common mode when the weights have parted.
         block_size: rows of $M$ in memory at once; the result does not depend on it. None: all of
             them up to 2,048 neurons, fewer above.
         cell_size: neurons collide in cells of at most so many, drawn anew at every step, and $M$
             has a block for each cell: work N `cell_size` D. None: all with all.
-        cells: `"random"`: in the mean over steps the force between neurons is (`cell_size` - 1) /
-            (N - 1) of the exact one, in its direction, so begin with $c$ `cell_size` about 1.
+        cells: `"random"`: in the mean over steps the force between neurons is $\sum_k s_k (s_k -
+            1) / N (N - 1)$ of the exact one, in its direction, for cells of $s_k$ neurons.
             `"hash"`: by a locality-sensitive hash of the weights, so that neurons that are alike
             meet: more of the force, but another direction, however many steps are averaged.
         key: an int, a typed key or raw key data; used for cells only, and only then in the state.
+            Two soft collisions in one chain with the same key draw the same cells.
         every: collide at every so many updates, beginning with the first; gradients pass through
             the others, which cost nothing. Under `vmap` they cost as much.
         sharding: how leaves lie on a mesh, where types do not say it: a PartitionSpec or
@@ -81,7 +108,11 @@ def soft_collision(
         float32 or wider, and leaves other leaves, and leaves with one neuron, bit for bit.
 
     Raises:
-        ValueError: a coefficient out of range; no parameters; a mask or axes that do not fit.
+        TypeError: an argument of a wrong type.
+        ValueError: a coefficient out of range; no parameters; a mask or axes that do not fit;
+            complex leaves.
+
+    Under `optax.inject_hyperparams`, pass `static_args=kinopt.static_args(soft_collision)`.
 
     >>> import kinopt, jax.numpy as jnp
     >>> params = {"head": {"kernel": jnp.array([[1.0, 1.0], [0.0, 0.1]])}}  # two like neurons
@@ -94,30 +125,20 @@ def soft_collision(
     >>> print(f'{kinopt.collision_stats(state)["head/kernel"].gain:.4f}')
     0.1995
     """
-    check_number("coll_coef", coll_coef, least=0, most=1 if normalize else None, schedule=True)
-    _check_scheme(block_size, cell_size, cells, every)
-
-    def law(
-        w: Neurons, g: Neurons, key: Array | None, c: Scalar, spread: Spread
-    ) -> tuple[Neurons, SoftStats]:
-        def in_cell(w, g, key, spread):
-            return soft_law(
-                w,
-                g,
-                c,
-                self_term=self_term,
-                normalize=normalize,
-                block_size=block_size,
-                spread=spread,
-            )
-
-        return in_cells(in_cell, w, g, key, cell_size, cells, spread)
-
+    most = 1 if normalize is True else None
+    check_number("coll_coef", coll_coef, least=0, most=most, schedule=True, optional=True)
+    check_flag("self_term", self_term)
+    check_flag("normalize", normalize)
+    check_choice("alike", alike, Alike)
+    law = functools.partial(soft_law, self_term=self_term, normalize=normalize, alike=alike)
     return collide_leaves(
-        Law(law, SoftState, all_pairs=cell_size is None),
+        Law(
+            lambda w, g, key, c, crowd: law(w, g, c, crowd=crowd),
+            SoftState if alike == "both" else SoftGradientState,
+        ),
+        _scheme(block_size, cell_size, cells, every, key),
         coll_coef,
-        None if cell_size is None else key,
-        every,
+        key,
         Leaves(mask, neuron_axes, sharding),
     )
 
@@ -130,9 +151,9 @@ def hard_collision(
     neuron_axes: PyTree | Callable[[PyTree], PyTree] | None = None,
     distance: Distance = "rms",
     approaching_only: bool = False,
-    combine: Combine = "sum",
+    combine: Combine = "metropolis",
     restitution: float | Scalar = 1.0,
-    scatter: Scatter = "pairs",
+    scatter: Scatter = "auto",
     block_size: int | None = None,
     cell_size: int | None = None,
     cells: Cells = "random",
@@ -147,30 +168,33 @@ def hard_collision(
     $$ g_i' = g_i + \sum_j a_{ij} \left[ \tfrac12 (g_j - g_i) + \tfrac{e}{2} g_r n_{ij} \right] $$
 
     with $n_{ij} = -n_{ji}$ uniform on the unit sphere (Eqs. 5, 6, 8, Algorithm 1). The paper's
-    setting is `hard_collision(c, distance="l2")`; with raw distances it accepts almost no pair of
-    an ordinary layer, which is why distances are root-mean-square by default.
+    setting is `hard_collision(c, distance="l2", combine="sum", scatter="pairs")`. The defaults
+    depart from it where it does not work: with raw distances it accepts almost no pair of an
+    ordinary layer, and its sum multiplies the gradient's energy where many collide.
 
     Args:
         coll_coef: $c$ in [0, 1], a number or a schedule of the update count. 0 is the identity, 1
             accepts every pair in relative motion.
-        key: an int, a typed key or raw key data.
+        key: an int, a typed key or raw key data. Leaves, steps, batch slices and cells draw
+            independently of each other; two hard collisions in one chain need different keys.
         mask: as in `soft_collision`.
         neuron_axes: as in `soft_collision`.
         distance: $w_r$: `"l2"`, $|w_i - w_j|$ (the paper), or `"rms"`, $|w_i - w_j| / \sqrt D$.
         approaching_only: accept only pairs that approach, $(w_i - w_j) \cdot (g_i - g_j) > 0$ for
             velocities $-g$: what the paper's proof of Theorem 3.3 assumes and Eq. 7 does not ask.
-        combine: $a_{ij}$. `"sum"`: 1 (Eq. 8), which conserves momentum and not energy.
-            `"metropolis"`: $1 / \max(\deg_i, \deg_j)$ over accepted pairs: momentum is conserved
-            and the expected energy never grows. `"matching"`: one random perfect matching as
+        combine: $a_{ij}$. `"metropolis"`: $1 / \max(\deg_i, \deg_j)$ over accepted pairs:
+            momentum is conserved and the expected energy never grows. `"sum"`: 1 (Eq. 8), which
+            conserves momentum and not energy. `"matching"`: one random perfect matching as
             candidates, accepted by Eq. 7 with the maximum over them: momentum and energy are
             conserved, at O(N D) cost (DSMC).
         restitution: $e$ in [0, 1]: 1 is elastic (the paper), 0 leaves no scattering.
-        scatter: `"pairs"`: a direction for each accepted pair. `"gaussian"`: one Gaussian draw
-            with the same mean and covariance through the Laplacian's Cholesky factor, cheaper
-            above about 1.5 % of pairs; momentum is conserved over all accepted neurons together.
-            Not for `"matching"`.
+        scatter: `"pairs"`: a direction for each accepted pair, at a cost that grows with them.
+            `"gaussian"`: Gaussian noise of the same mean and covariance, through a factor of the
+            Laplacian, at the same cost at any density; each pair keeps its momentum too. `"auto"`:
+            `"gaussian"` where more than $2 N$ and one in a hundred pairs collide, else `"pairs"`.
+            A matching always has a direction for each pair.
         block_size: rows of N x N quantities in memory at once; the result does not depend on it.
-            None: all of them up to 2,048 neurons, fewer above. Not for `scatter="gaussian"`.
+            None: all of them up to 2,048 neurons, fewer above.
         cell_size: as in `soft_collision`; max g_r, degrees and matchings are those of a cell.
         cells: as in `soft_collision`.
         every: as in `soft_collision`.
@@ -182,9 +206,15 @@ def hard_collision(
         draw different directions, and the same ones whatever else is in the tree.
 
     Raises:
-        ValueError: a value out of range; no parameters; a mask or axes that do not fit.
+        TypeError: an argument of a wrong type.
+        ValueError: a value out of range; no parameters; a mask or axes that do not fit; complex
+            leaves; `scatter="gaussian"` for a matching.
 
-    Under `optax.inject_hyperparams`, `key`, `block_size`, `mask` and `neuron_axes` are static.
+    Under `optax.inject_hyperparams`, pass `static_args=kinopt.static_args(hard_collision)`.
+
+    Derivatives through an update: forward mode works everywhere; reverse mode with
+    `scatter="gaussian"`, with `combine="matching"` and without scattering, but not pair by pair,
+    in a loop whose length depends on the data. Who collides is not differentiated.
 
     >>> import kinopt, jax.numpy as jnp
     >>> params = {"head": {"kernel": jnp.array([[0.0, 0.1], [0.0, 0.0]])}}
@@ -202,45 +232,40 @@ def hard_collision(
     check_choice("distance", distance, Distance)
     check_choice("combine", combine, Combine)
     check_choice("scatter", scatter, Scatter)
-    _check_scheme(block_size, cell_size, cells, every)
-    if scatter == "gaussian" and (combine == "matching" or block_size is not None):
+    check_flag("approaching_only", approaching_only)
+    if scatter == "gaussian" and combine == "matching":
         raise ValueError(
-            "scatter='gaussian' factors the N x N Laplacian of all accepted pairs: a matching has "
-            "too few of them to gain, and blocks of rows do not fit it. Use scatter='pairs' with "
-            "combine='matching' or with block_size."
+            "scatter='gaussian' is for many partners of each neuron, and in a matching a neuron "
+            "has one. Leave scatter= out, or use combine='metropolis'."
         )
-
-    def law(
-        w: Neurons, g: Neurons, key: Array | None, c: Scalar, spread: Spread
-    ) -> tuple[Neurons, HardStats]:
-        def in_cell(w, g, key, spread):
-            return hard_law(
-                w,
-                g,
-                key,
-                c,
-                distance=distance,
-                approaching_only=approaching_only,
-                combine=combine,
-                restitution=restitution,
-                scatter=scatter,
-                block_size=block_size,
-                spread=spread,
-            )
-
-        return in_cells(in_cell, w, g, key, cell_size, cells, spread, combine == "matching")
-
+    law = functools.partial(
+        hard_law,
+        distance=distance,
+        approaching_only=approaching_only,
+        combine=combine,
+        restitution=restitution,
+        scatter=scatter,
+    )
     return collide_leaves(
-        Law(law, HardState, all_pairs=cell_size is None and combine != "matching"),
+        Law(
+            lambda w, g, key, c, crowd: law(w, g, key, c, crowd=crowd),
+            HardState,
+            draws=True,
+            **({"candidates": lambda neurons: neurons // 2} if combine == "matching" else {}),
+        ),
+        _scheme(block_size, cell_size, cells, every, key),
         coll_coef,
         key,
-        every,
         Leaves(mask, neuron_axes, sharding),
     )
 
 
-def _check_scheme(block_size: Any, cell_size: Any, cells: Any, every: Any) -> None:
-    check_count("block_size", block_size)
-    check_count("cell_size", cell_size, least=2)
+def _scheme(block_size: Any, cell_size: Any, cells: Any, every: Any, key: Any) -> Scheme:
     check_choice("cells", cells, Cells)
-    check_count("every", every, optional=False, traced=True)
+    key_data(key)  # raises
+    return Scheme(
+        check_count("block_size", block_size),
+        check_count("cell_size", cell_size, least=2),
+        cells,
+        check_count("every", every, optional=False, traced=True),
+    )

@@ -1,10 +1,15 @@
-"""A layer spread over devices: what each holds of it, and how the parts meet.
+"""The neurons of a layer, and how they meet: in blocks of rows, and from device to device.
 
-A law sees the rows and columns that lie on its own device, inside `jax.shard_map`. Sums over the
-features of a neuron that is cut are sums over devices. Neurons that lie elsewhere come by: every
-device hands its visitor to the next one, round a ring, until all have met all, so that no device
-ever holds the whole layer. On one device there is one visitor, the layer itself, and all sums are
-done already: the same law runs there at no extra cost.
+A law says what a neuron sees of another, `how(mine, other)`, and `Crowd.meet` brings together all
+that is to meet. This module alone knows of blocks and of devices: a law sees the rows and columns
+that lie on its own device, inside `jax.shard_map`. Sums over the features of a neuron that is cut
+are sums over devices. Neurons that lie elsewhere come by: every device hands its visitor to the
+next one, round a ring, until all have met all, so that no device ever holds the whole layer. On
+one device there is one visitor, the layer itself, and all sums are done already: the same law runs
+there at no extra cost.
+
+A law whose changes cannot be written as a sum over what each neuron sees, because a pair changes
+both its neurons at once, uses addresses: `add_pairs`, `fetch` and `share`.
 """
 
 import math
@@ -16,18 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-__all__ = ["WHOLE", "Spread", "varying_like"]
+from kinopt.collisions.blockwise import rows_per_block, scan_row_blocks, varying_like
+
+__all__ = ["WHOLE", "Crowd", "varying_like"]
 
 Tree = TypeVar("Tree")
 
 
-class Spread(NamedTuple):
-    """How a layer `[neurons, features]` is spread over the axes of a mesh."""
+class Crowd(NamedTuple):
+    """A layer `[neurons, features]`: the part of it that is on this device, and how parts meet."""
 
     neuron_axes: tuple[str, ...] = ()  # names of mesh axes that divide the neurons
     feature_axes: tuple[str, ...] = ()  # and of those that divide the features
     rows: Int[Array, " neurons"] | None = None  # which neurons are here; None: all of them
     columns: Int[Array, " features"] | None = None  # which features
+    block_size: int | None = None  # rows of N x N matrices in memory at once; None: by size
 
     @property
     def num_parts(self) -> int:
@@ -43,7 +51,7 @@ class Spread(NamedTuple):
         """Neurons and features of the whole layer of which x is this device's part."""
         return len(x) * self.num_parts, x.shape[1] * self.num_feature_parts
 
-    def neurons_here(self, x: Array) -> Int[Array, " neurons"]:
+    def numbers(self, x: Array) -> Int[Array, " neurons"]:
         """The number, in the whole layer, of each row of x."""
         return jnp.arange(len(x)) if self.rows is None else self.rows
 
@@ -55,29 +63,99 @@ class Spread(NamedTuple):
         """The same over devices that hold other neurons."""
         return reduce(x, self.neuron_axes) if self.neuron_axes else x
 
+    def dot(self, a: Array, b: Array, precision=None) -> Array:
+        """Inner products of the rows of a with those of b."""
+        return self.over_features(jnp.matmul(a, b.T, precision=precision))
+
+    def total(self, x: Array) -> Array:
+        """The sum of numbers of all neurons."""
+        return self.over_neurons(jnp.sum(x))
+
+    def largest(self, x: Array) -> Array:
+        """The largest of numbers of all neurons."""
+        return self.over_neurons(jnp.max(x), jax.lax.pmax)
+
     def over_all(self, x: Array, reduce: Callable = jax.lax.psum) -> Array:
         """The same over all devices that share the layer."""
         return self.over_features(self.over_neurons(x, reduce), reduce)
 
-    def tour(
-        self, meet: Callable[[Any], Tree], join: Callable[[Tree, Tree], Tree], visitor: Any
-    ) -> Tree:
-        """`meet(visitor)` for the visitors from all devices, put together with `join`.
+    def _block(self, here: int) -> int:
+        return rows_per_block(here, self.block_size, self.num_feature_parts)
 
-        The first visitor is the device's own.
+    def is_one_block(self, here: int) -> bool:
+        """Whether all that meet do so at once, given how many neurons are here."""
+        return self.num_parts == 1 and self._block(here) >= here
+
+    def meet(self, how: Callable[[Any, Any], Tree], me: Any, then: Callable | None = None) -> Tree:
+        """What the neurons of this device see of all neurons of the layer.
+
+        Args:
+            how: (mine, other) -> a NamedTuple of arrays with a row for each of mine: what a block
+                of `me` sees of some others. Over others, fields called max_... are joined by their
+                maximum, the rest is summed up.
+            me: a NamedTuple of arrays with a row for each neuron on this device.
+            then: (mine, seen) -> what is made of it in the end, row by row; None: as it is.
         """
-        total = meet(visitor)
+        block = self._block(len(jax.tree.leaves(me)[0]))
+
+        def blockwise(f, *more):
+            rows, shape = jax.tree.flatten((me, *more))
+
+            def one(carry, numbers, fresh, *mine):
+                return carry, f(*jax.tree.unflatten(shape, mine))
+
+            return scan_row_blocks(one, None, rows, block)[1]
+
         if self.num_parts == 1:
-            return total
+            return blockwise(
+                lambda mine: how(mine, me) if then is None else then(mine, how(mine, me))
+            )
 
-        def step(_, carry):
-            visitor, total = carry
+        def visit(_, carry):
+            visitor, seen = carry
             visitor = self._next(visitor)
-            return visitor, join(total, meet(visitor))
+            return visitor, _join(seen, blockwise(lambda mine: how(mine, visitor)))
 
-        return jax.lax.fori_loop(1, self.num_parts, step, (visitor, total))[1]
+        first = me, blockwise(lambda mine: how(mine, me))
+        _, seen = jax.lax.fori_loop(1, self.num_parts, visit, first)
+        return seen if then is None else blockwise(then, seen)
 
-    def round_trip(self, meet: Callable, carry: Any, visitor: Any, luggage: Any) -> tuple:
+    def add_pairs(self, change: Array, add: Callable[..., Array], me: Any) -> Array:
+        """A sum over pairs of neurons, of which each changes both of its rows.
+
+        Args:
+            change: the sum so far, with a row for each neuron on this device.
+            add: (change, everyone, rows, fresh, mine, other, first) -> change, with the pairs of a
+                block, `everyone[rows]`, with some others, which are the rows of `everyone` from
+                `first` on. `change` has a row for each of `everyone`; the pairs of rows that are
+                not `fresh` are there already.
+            me: as in `meet`.
+        """
+        leaves, structure = jax.tree.flatten(me)
+        block = self._block(len(leaves[0]))
+
+        def against(change, everyone, other, first):
+            def one(change, rows, fresh, *mine):
+                mine = jax.tree.unflatten(structure, mine)
+                return add(change, everyone, rows, fresh, mine, other, first), None
+
+            return scan_row_blocks(one, change, leaves, block)[0]
+
+        change = against(change, me, me, 0)
+        if self.num_parts == 1:
+            return change
+        here = len(change)
+
+        def visit(change, other, theirs):
+            both = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), me, other)
+            joined = against(jnp.concatenate([change, theirs]), both, other, here)
+            return joined[:here], joined[here:]
+
+        theirs = varying_like(jnp.zeros_like(change), change)
+        change, own = self._round_trip(visit, change, me, theirs)
+        return change + own
+
+    def _round_trip(self, meet: Callable, carry: Any, visitor: Any, luggage: Any) -> tuple:
         """`carry, luggage = meet(carry, visitor, luggage)` for visitors from all other devices.
 
         A visitor's luggage begins as given, and is returned as it comes home.
@@ -152,17 +230,15 @@ class Spread(NamedTuple):
         return jax.tree.map(lambda x: jax.lax.ppermute(x, names, pairs), tree)
 
 
-WHOLE = Spread()
+WHOLE = Crowd()
 """All of the layer on one device."""
 
 
-def varying_like(tree: Tree, *examples: Array) -> Tree:
-    """The same, as something that may differ from device to device where one of the examples does.
-
-    Inside `jax.shard_map` JAX keeps account of it, and a loop's carry must not change in this.
-    """
-    if not jax.sharding.get_abstract_mesh().manual_axes:
-        return tree
-    # Names of types that say so differ between versions of JAX; data flow does not.
-    nothing = sum((x.reshape(-1)[0] > 0 for x in examples), jnp.zeros((), jnp.int32)) * 0
-    return jax.tree.map(lambda x: x + nothing.astype(x.dtype), tree)
+def _join(a: Any, b: Any) -> Any:
+    """What was seen of some neurons, and of others."""
+    return type(a)(
+        *(
+            jax.tree.map(jnp.maximum if name.startswith("max_") else jnp.add, x, y)
+            for name, x, y in zip(a._fields, a, b, strict=True)
+        )
+    )
