@@ -3,7 +3,8 @@
 A collision law sees a matrix `[neurons, features]`. Parameters come as trees of arrays with any
 number of axes, so two things must be said about them:
 
-* **which leaves**: `layer_mask("head")` picks leaves by a regular expression on their path;
+* **which leaves**: `"head"`, or `layer_mask("head")`, picks leaves by a regular expression on their
+  path;
 * **which axes**: `NeuronAxes` names the axes that count neurons and those that make up a neuron.
   Axes that are in neither are batch axes: each slice is a gas of its own.
 
@@ -24,19 +25,24 @@ The usual Flax kernels, and the axes to give for them:
 
 import dataclasses
 import math
+import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from kinopt._checks import is_plain, shown
 from kinopt._typing import PyTree
+from kinopt.trees import is_floating
 
 __all__ = [
     "Leaf",
     "NeuronAxes",
+    "as_mask",
     "collidable_leaves",
     "from_neurons",
     "layer_mask",
@@ -66,6 +72,25 @@ class NeuronAxes:
     output_axis: int | Sequence[int] = -1
     reduction_axis: int | Sequence[int] | None = None
 
+    def __post_init__(self):
+        _whole("output_axis", self.output_axis)
+        if self.reduction_axis is not None:
+            _whole("reduction_axis", self.reduction_axis)
+
+
+def _whole(name: str, axis: Any) -> int | tuple[int, ...]:
+    """One axis or several, as int: NumPy's whole numbers are."""
+    try:
+        if isinstance(axis, str | bytes | bool):
+            raise TypeError
+        if isinstance(axis, Sequence) or np.ndim(axis):
+            return tuple(operator.index(a) for a in axis)
+        return operator.index(axis)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be the number of an axis, or several; got {shown(axis)}."
+        ) from None
+
 
 class AxisOrder(NamedTuple):
     """The axes of a leaf, sorted by what they mean."""
@@ -87,7 +112,7 @@ def axis_order(shape: tuple[int, ...], axes: NeuronAxes) -> AxisOrder:
     """
 
     def normal(axis) -> tuple[int, ...]:
-        numbers = (axis,) if isinstance(axis, int) else tuple(axis)
+        numbers = axis if isinstance(axis, tuple) else (axis,)
         if any(not -len(shape) <= a < len(shape) for a in numbers):
             raise ValueError(
                 f"{axes} names an axis that an array of shape {shape} does not have; axes run "
@@ -95,6 +120,7 @@ def axis_order(shape: tuple[int, ...], axes: NeuronAxes) -> AxisOrder:
             )
         return tuple(a % len(shape) for a in numbers)
 
+    axes = _hashable(axes)
     neurons = normal(axes.output_axis)
     others = tuple(a for a in range(len(shape)) if a not in neurons)
     features = others if axes.reduction_axis is None else normal(axes.reduction_axis)
@@ -150,8 +176,12 @@ def layer_mask(*patterns: str) -> Callable[[PyTree], PyTree]:
     {'body': {'kernel': False}, 'head': {'kernel': True}}
     """
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"layer_mask needs regular expressions, got {patterns!r}.")
-    search = [re.compile(pattern).search for pattern in patterns]
+        given = ", ".join(map(shown, patterns)) or "nothing"
+        raise ValueError(
+            'layer_mask takes regular expressions, layer_mask("head", "Dense_1/kernel$"), and '
+            f"returns the mask; got {given}."
+        )
+    search = [_compiled(pattern) for pattern in patterns]
 
     def mask(params: PyTree) -> PyTree:
         paths = leaf_paths(params)
@@ -165,6 +195,16 @@ def layer_mask(*patterns: str) -> Callable[[PyTree], PyTree]:
         return jax.tree.unflatten(jax.tree.structure(params), picked)
 
     return mask
+
+
+def _compiled(pattern: str) -> Callable[[str], Any]:
+    try:
+        return re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(
+            f"{pattern!r} is no regular expression: {error}. Put a backslash before characters "
+            "that stand for themselves."
+        ) from None
 
 
 def leaf_paths(tree: PyTree, is_leaf: Callable[[object], bool] | None = None) -> list[str]:
@@ -217,13 +257,25 @@ def collidable_leaves(
     two neurons: integers are not positions, a bias has no features, and one neuron has no partner.
     """
     leaves = jax.tree.leaves(params)
-    chosen = along_leaves(mask, params, True, "mask")
+    chosen = along_leaves(as_mask(mask), params, True, "mask")
     axes = along_leaves(neuron_axes, params, NeuronAxes(), "neuron_axes")
 
     def resolve(path, leaf, selected, leaf_axes) -> Leaf:
-        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
-        if not (selected and len(shape) >= 2 and jnp.issubdtype(dtype, jnp.floating)):
+        if not _is_array(leaf):
+            return Leaf(path, (), None)
+        shape = jnp.shape(leaf)
+        if not _as_bool(path, selected) or len(shape) < 2 or not is_floating(leaf):
             return Leaf(path, shape, None)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise ValueError(
+                f"{path!r} is complex, and neurons are real. Leave it out with mask=, or wrap the "
+                "collision in optax.contrib.split_real_and_imaginary."
+            )
+        if not _is_axes(leaf_axes):
+            raise TypeError(
+                f"neuron_axes for {path!r} must be a kinopt.NeuronAxes, or have its two "
+                f"attributes; got {shown(leaf_axes)}."
+            )
         try:
             resolved = Leaf(path, shape, _hashable(leaf_axes))
             batch, neurons, features = resolved.sizes
@@ -235,23 +287,62 @@ def collidable_leaves(
     return [resolve(*row) for row in zip(leaf_paths(params), leaves, chosen, axes, strict=True)]
 
 
-def _hashable(axes) -> NeuronAxes:
-    def fixed(axis):
-        return axis if isinstance(axis, int) else tuple(axis)
+def _is_array(leaf: Any) -> bool:
+    """A whole model of Equinox has functions, strings and None among its leaves."""
+    return hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)
 
+
+def _as_bool(path: str, selected: Any) -> bool:
+    if isinstance(selected, bool | np.bool_):
+        return bool(selected)
+    known = isinstance(selected, np.ndarray | jax.Array) and is_plain(selected)
+    if known and selected.dtype == bool and np.shape(selected) == ():
+        return bool(selected)
+    raise TypeError(
+        f"mask for {path!r} must be True or False, known before anything is compiled; got "
+        f"{shown(selected)}."
+    )
+
+
+def as_mask(mask: Any) -> Any:
+    """A mask as Optax knows it: patterns become functions; a function that makes them is refused.
+
+    >>> as_mask("head")({"body": jnp.zeros((2, 2)), "head": jnp.zeros((2, 2))})
+    {'body': False, 'head': True}
+    """
+    if mask is layer_mask:
+        raise TypeError('mask=layer_mask is not called yet: write mask=layer_mask("head").')
+    if isinstance(mask, str):
+        return layer_mask(mask)
+    if isinstance(mask, tuple | list) and mask and all(isinstance(x, str) for x in mask):
+        return layer_mask(*mask)
+    return mask
+
+
+def _hashable(axes) -> NeuronAxes:
     reduction = axes.reduction_axis
-    return NeuronAxes(fixed(axes.output_axis), None if reduction is None else fixed(reduction))
+    return NeuronAxes(
+        _whole("output_axis", axes.output_axis),
+        None if reduction is None else _whole("reduction_axis", reduction),
+    )
 
 
 def _is_axes(entry) -> bool:
     return hasattr(entry, "output_axis") and hasattr(entry, "reduction_axis")
 
 
+def _is_function(entry: Any) -> bool:
+    """Whether to call it: a module that can be called, and is a tree, is a tree."""
+    if not callable(entry) or _is_axes(entry):
+        return False
+    return jax.tree_util.all_leaves([entry]) or isinstance(entry, jax.tree_util.Partial)
+
+
 def along_leaves(prefix, params: PyTree, default, name: str) -> list:
     """The entry of a tree prefix for each leaf of `params`; None means the default."""
     if prefix is None or not jax.tree.leaves(params):
         return [default] * len(jax.tree.leaves(params))
-    if callable(prefix) and not _is_axes(prefix):
+    if _is_function(prefix):
         prefix = prefix(params)
 
     filled = jax.tree.map(

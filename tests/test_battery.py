@@ -1,14 +1,18 @@
 """What JAX, Optax and Flax ask of any transformation, asked of all of ours."""
 
+import flax.linen as nn
 import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import kinopt
 import tests.registry as registry
 from tests.registry import CASES, Case, loss, parameters, step
 
@@ -354,3 +358,102 @@ def test_lowers_for_accelerators(case: Case):
     shapes = jax.eval_shape(lambda: (params, tx.init(params)))
     exported = jax.export.export(jax.jit(update), platforms=("cuda", "tpu"))(*shapes)
     assert exported.platforms == ("cuda", "tpu")
+
+
+@every_case
+def test_strict_promotion(case: Case):
+    """With ranks and types that must agree, as some code bases ask."""
+    params, tx = parameters(jnp.bfloat16), case.make()
+    value, grads = jax.value_and_grad(loss)(params)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        state = tx.init(params)
+        updates, state = jax.jit(tx.update)(grads, state, params, value=value)
+        jax.jit(tx.update)(grads, state, params, value=value)
+    expected, _ = tx.update(grads, tx.init(params), params, value=value)
+    assert_equal(updates, expected, atol=0.05)
+
+
+@every_kind
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
+    """Flax copies a parameter's metadata onto whatever stands in its place in the state."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    init = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("x", "y"))
+    with jax.set_mesh(mesh):
+
+        @nnx.jit
+        def create():
+            model = nnx.Linear(8, 4, kernel_init=init, rngs=nnx.Rngs(0))
+            return model, nnx.Optimizer(model, case.make(), wrt=nnx.Param)
+
+        @nnx.jit
+        def one(model, optimizer):
+            value, grads = nnx.value_and_grad(lambda m: jnp.mean((m(jnp.ones((6, 8))) - 1) ** 2))(
+                model
+            )
+            optimizer.update(model, grads, value=value)
+            return value
+
+        model, optimizer = create()
+        values = [float(one(model, optimizer)) for _ in range(3)]
+    plain = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+    reference = nnx.Optimizer(plain, case.make(), wrt=nnx.Param)
+    expected = [float(one(plain, reference)) for _ in range(3)]
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
+    if case.needs_params:
+        assert list(kinopt.collision_stats(optimizer.opt_state)) == ["kernel"]
+
+
+@every_kind
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
+    """The recipe of Flax: the sharding of a whole train state, from the boxes of its parameters."""
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "x"))
+    net, x, tx = nn.Dense(4, kernel_init=boxed), jnp.ones((6, 8)), case.make()
+
+    def create():
+        params = net.init(jax.random.key(0), x)["params"]
+        return TrainState.create(apply_fn=net.apply, params=params, tx=tx)
+
+    @jax.jit
+    def one(state):
+        def loss(params):
+            return jnp.mean((net.apply({"params": params}, x) - 1) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(state.params)
+        updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=value)
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), value
+
+    def losses(state):
+        values = []
+        for _ in range(3):
+            state, value = one(state)
+            values.append(float(value))
+        return values
+
+    whole = create()
+    expected = losses(whole)
+    shardings = nn.get_sharding(jax.eval_shape(create), mesh)
+    with jax.set_mesh(mesh):
+        parts = jax.device_put(whole, shardings)
+        assert parts.params["kernel"].value.sharding.spec == P(None, "x")
+        np.testing.assert_allclose(losses(parts), expected, rtol=1e-4)
+
+
+@every_kind
+def test_spmd_axis_name(case: Case):
+    """Members of a `vmap` spread over a mesh axis, as a pipeline or an ensemble has them."""
+    tx = case.make()
+    params = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x]), parameters())
+
+    def one(params):
+        updates, _ = step(tx, params, tx.init(params))
+        return updates
+
+    expected = jax.vmap(one)(params)
+    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        parts = jax.device_put(params, NamedSharding(mesh, P("x")))
+        assert_equal(jax.jit(jax.vmap(one, spmd_axis_name="x"))(parts), expected, atol=1e-5)

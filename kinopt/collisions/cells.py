@@ -127,5 +127,6 @@ def in_cells(
         (moved,) = in_rows(moved.reshape(-1, w.shape[1]))
         (home,) = in_rows(crowd.fetch_shared(moved, jnp.maximum(place[:, 0], 0)))
         after = jnp.where(place >= 0, home, after)
-        collected.append((seen, unique * candidates(members.shape[1])))
+        weights = jnp.where(unique, float(candidates(members.shape[1])), 0).astype(g.dtype)
+        collected.append((seen, weights))
     return after, join_cells(collected, crowd)

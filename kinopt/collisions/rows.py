@@ -48,7 +48,7 @@ def directions(x: Neurons, crowd: Crowd = WHOLE) -> Directions:
     """Where the rows of x point."""
     columns = x.T
     largest = crowd.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax)
-    columns = columns * (1 / _invertible(largest))
+    columns = columns * (1 / _invertible(largest))[None]
     norm = square_root(crowd.over_features(jnp.sum(columns * columns, axis=0)))
     scaled = columns.T
     return Directions(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)))

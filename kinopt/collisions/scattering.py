@@ -171,6 +171,7 @@ def factor_rows(
     >>> jnp.sum(c, axis=0)  # each pair keeps its momentum
     Array([0., 0., 0.], dtype=float32)
     """
+
     def signs(i):
         """eps_ij of a row: a random bit of the pair, and turned round for i > j."""
 
@@ -188,9 +189,9 @@ def factor_rows(
 
 
 def noise_of_factor(
-    key: Array, factor: Float[Array, "rows neurons"], g: Neurons, crowd: Crowd = WHOLE
+    key: Array, factor: Float[Array, "rows all"], g: Neurons, crowd: Crowd = WHOLE
 ) -> Float[Array, "rows features"]:
-    """Rows of C Z, with the rows of Z drawn a few at a time."""
+    """Rows of C Z for a layer like g, with the rows of Z drawn a few at a time."""
     neurons, features = crowd.sizes(g)
     size = min(POOL_ROWS, neurons)
     factor = jnp.pad(factor, ((0, 0), (0, -neurons % size)))

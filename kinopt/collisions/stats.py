@@ -1,9 +1,11 @@
 """What a collision did: how statistics are joined, kept in the state, and read from it."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, UInt32
 
 from kinopt._typing import PyTree, Scalar
@@ -135,6 +137,9 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
     Raises:
         ValueError: there is no collision in the state.
 
+    Warns of what the state shows to be no good: an optimizer before a collision in a chain, which
+    then sees its steps instead of gradients; and two collisions with the same key.
+
     >>> import jax.numpy as jnp, kinopt, optax
     >>> params = {"head": jnp.array([[1.0, 1.0], [0.0, 0.1]]), "bias": jnp.zeros(2)}
     >>> tx = optax.chain(kinopt.soft_collision(0.1), optax.adam(1e-3))
@@ -157,6 +162,8 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
             "there is no collision in this state: pass the optimizer state, or a part of it that "
             "holds the state of soft_collision or hard_collision."
         )
+    _warn_of_order(opt_state)
+    _warn_of_equal_keys(states)
     found: dict[str, CollisionStats] = {}
     for state in states:
         if not isinstance(state.stats, dict):  # there were no parameters
@@ -175,6 +182,47 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
 
 def _is_collision_state(node: Any) -> bool:
     return isinstance(node, CollisionState)
+
+
+def _names(node: Any) -> set[str]:
+    """Names of the types of states in a part of an optimizer state."""
+    inside = node if isinstance(node, tuple) else ()
+    return {type(node).__name__}.union(*map(_names, inside))
+
+
+def _warn_of_order(opt_state: Any) -> None:
+    """States without a name of their own, as `optax.scale` has, cannot be told from others."""
+    if not isinstance(opt_state, tuple):
+        return
+    before: set[str] = set()
+    for part in opt_state if type(opt_state) is tuple else ():
+        collides = any(map(_is_collision_state, jax.tree.leaves(part, is_leaf=_is_collision_state)))
+        if collides and before:
+            warnings.warn(
+                f"the state holds {', '.join(sorted(before))} before a collision in the same "
+                "chain, which then collides steps instead of gradients (KO paper, Fig. 1). Put the "
+                "collision first: optax.chain(kinopt.soft_collision(...), optax.adamw(...)).",
+                stacklevel=3,
+            )
+        before |= {n for n in _names(part) if n.startswith(("ScaleBy", "Trace", "ECD"))}
+    for part in opt_state:
+        _warn_of_order(part)
+
+
+def _warn_of_equal_keys(states: list[CollisionState]) -> None:
+    seen: set[tuple] = set()
+    for state in states:
+        (key,) = jax.tree.leaves(state.key) or (None,)
+        if key is None or isinstance(key, jax.core.Tracer) or not isinstance(state.stats, dict):
+            continue
+        mine = {(type(state), path, *np.ravel(key).tolist()) for path in state.stats}
+        if seen & mine:
+            warnings.warn(
+                "two collisions in this state have the same key, and draw the same directions and "
+                "cells for the same leaf: give one of them another, key=1.",
+                stacklevel=3,
+            )
+        seen |= mine
 
 
 def _shown(value: Any) -> str:

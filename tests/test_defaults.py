@@ -1,0 +1,97 @@
+"""What a newcomer writes first cannot hurt: collisions without any argument, on every leaf."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from sklearn.datasets import load_digits
+
+import kinopt
+
+STEPS = 200
+
+
+class Dense(nn.Module):
+    """Wide hidden layers."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(500)(x.reshape(len(x), -1)))
+        return nn.Dense(10)(nn.relu(nn.Dense(500)(x)))
+
+
+class Convolutional(nn.Module):
+    """Two convolutions and a head."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(16, (3, 3))(x[..., None]))
+        x = nn.relu(nn.Conv(32, (3, 3), strides=2)(x))
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+class Attention(nn.Module):
+    """The rows of an image as tokens."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(32)(x)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(x))
+        x = x + nn.Dense(32)(nn.gelu(nn.Dense(64)(nn.LayerNorm()(x))))
+        return nn.Dense(10)(x.mean(axis=1))
+
+
+class Autoencoder(nn.Module):
+    """The image through a narrow middle."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.tanh(nn.Dense(128)(x.reshape(len(x), -1)))
+        return nn.Dense(64)(nn.tanh(nn.Dense(128)(nn.Dense(8)(x))))
+
+
+class Scanned(nn.Module):
+    """Four equal layers in one stacked leaf."""
+
+    @nn.compact
+    def __call__(self, x):
+        class Block(nn.Module):
+            @nn.compact
+            def __call__(self, x, _):
+                return x + nn.relu(nn.Dense(64)(nn.LayerNorm()(x))), None
+
+        stack = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=4)
+        x, _ = stack()(nn.Dense(64)(x.reshape(len(x), -1)), None)
+        return nn.Dense(10)(x)
+
+
+NETWORKS = {net.__name__: net() for net in (Dense, Convolutional, Attention, Autoencoder, Scanned)}
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.1, momentum=0.9),
+    "plain sgd": optax.sgd(0.1),
+    "adam": optax.adam(1e-3),
+}
+COLLISIONS = {
+    "soft": kinopt.soft_collision(),
+    "hard": kinopt.hard_collision(),
+}
+
+
+def final_loss(net, tx):
+    x, y = load_digits(return_X_y=True)
+    x, y = jnp.asarray(x[:512].reshape(-1, 8, 8) / 16, jnp.float32), jnp.asarray(y[:512])
+    params = net.init(jax.random.key(0), x)
+
+    def loss(params):
+        out = net.apply(params, x)
+        if isinstance(net, Autoencoder):
+            return jnp.mean((out - x.reshape(len(x), -1)) ** 2)
+        return optax.softmax_cross_entropy_with_integer_labels(out, y).mean()
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=STEPS)
+    return float(loss(params))
