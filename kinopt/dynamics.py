@@ -40,21 +40,34 @@ CANCELLATION = 1e-2
 """|Pi - k g|^2 from inner products loses digits where it is small beside |Pi|^2 + k^2 |g|^2."""
 
 
-def _wide(leaf) -> jnp.dtype:
-    """The type in which the entries of a leaf are computed."""
-    return jnp.promote_types(leaf.dtype, trees.accumulator_dtype(leaf))
-
-
 def _combine(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
     """A x + b y on the floating leaves of x, each in float32 or wider; x elsewhere."""
 
     def leaf(x, y):
         if not trees.is_floating(x):
             return x
-        real, wide = trees.accumulator_dtype(x), _wide(x)
-        return a.astype(real) * x.astype(wide) + b.astype(real) * y.astype(wide)
+        wide = trees.accumulator_dtype(x)
+        return a.astype(wide) * x.astype(wide) + b.astype(wide) * y.astype(wide)
 
     return jax.tree.map(leaf, x, y)
+
+
+def _root(x: Scalar) -> Scalar:
+    """The square root of x >= 0, with the derivative 0 at 0, where it has none."""
+    positive = ~(x <= 0)
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def _unit_roundoff(*arrays) -> float:
+    """Distance from 1 to the next number, in the coarsest of the floating types."""
+    floating = [x.dtype for x in arrays if trees.is_floating(x)]
+    return max(float(jnp.finfo(dtype).eps) for dtype in floating)
+
+
+def _is_narrow(leaf, dtype) -> bool:
+    """Whether numbers of `dtype` can be infinite in the type of a leaf."""
+    narrow = trees.is_floating(leaf)
+    return narrow and float(jnp.finfo(leaf.dtype).max) < 0.9 * float(jnp.finfo(dtype).max)
 
 
 def _largest_momentum(momentum: PyTree, dtype) -> float:
@@ -88,7 +101,7 @@ def _draw(settings: Settings, state: ECDState, draws: jax.Array, keep, pull, gra
     if keep is not None:
         kicked = _combine(keep, state.momentum, -keep * pull, gradient)
         noise = _combine(one, kicked, mix, noise)
-    size = jnp.sqrt(trees.squared_norm(noise)).astype(one.dtype)
+    size = _root(trees.squared_norm(noise)).astype(one.dtype)
     base = jax.tree.map(
         lambda x, old: jnp.where(draws, x.astype(old.dtype), old), noise, state.momentum
     )
@@ -108,6 +121,7 @@ def step(
     """
     hamiltonian, scheme = settings.hamiltonian, settings.integrator
     dtype = state.energy.dtype
+    eps = _unit_roundoff(loss, state.energy, *jax.tree.leaves(gradient))
     loss = loss.astype(dtype)
     rate = settings.learning_rate
     dt = jnp.asarray(rate(state.count) if callable(rate) else rate, dtype)
@@ -117,13 +131,15 @@ def step(
     # One pass over the gradient tells whether all of it is finite, before anything is written.
     gradient_sq = trees.squared_norm(gradient).astype(dtype)
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
-    shell = energy_shell(settings, state, loss, first)
-    length = jnp.sqrt(shell.momentum_sq)
+    shell = energy_shell(settings, state, loss, first, eps)
+    length = _root(shell.momentum_sq)
     force = force_factor(hamiltonian, shell.v, shell.momentum_sq).astype(dtype) * shell.slope
     kick = dt * force
-    # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max.
-    longest = length + jnp.abs(kick) * jnp.sqrt(gradient_sq)
-    halted = shell.reached | ~(longest < _largest_momentum(state.momentum, dtype))
+    # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max. A kick
+    # that is too long for the type is another thing: an infinity that would come of this step.
+    largest = _largest_momentum(state.momentum, dtype)
+    halted = shell.reached | ~(length < largest)
+    good = good & (halted | (length + jnp.abs(kick) * _root(gradient_sq) < 1.5 * largest))
     moving = good & ~halted
     clamped = moving & shell.exceeded
     kick = jnp.where(moving, kick, 0)
@@ -131,7 +147,8 @@ def step(
     due = tuple(
         rule.due(counters) for rule, counters in zip(settings.rules, state.counters, strict=True)
     )
-    bounced = moving & functools.reduce(jnp.logical_or, due, jnp.zeros((), bool))
+    wanted = moving & functools.reduce(jnp.logical_or, due, jnp.zeros((), bool))
+    bounced = wanted & ~shell.arrived
     waits = bounced & scheme.bounces_in_place
     progressed = loss < state.lowest_value
 
@@ -146,7 +163,7 @@ def step(
         here_sq = _kicked_sq(state.momentum, state.momentum_sq, before, gradient, gradient_sq)
     else:
         here_sq = jnp.where(starts, gradient_sq, state.momentum_sq)
-    here = jnp.sqrt(here_sq)
+    here = _root(here_sq)
 
     # Restore the energy.
     conserves = moving & settings.conserve_energy & (jnp.abs(here_sq - shell.momentum_sq) >= eps1)
@@ -155,7 +172,7 @@ def step(
     # Bounce, or turn. Algorithm 1 keeps |Pi| in a bounce; the next step restores the energy.
     aimless = bounced | (starts & ((here <= 0) | settings.starts_at_random))
     nus = [rule.rotation for rule in settings.rules if rule.rotation is not None]
-    nu = jnp.sqrt(sum((jnp.asarray(nu, dtype) ** 2 for nu in nus), start=jnp.zeros((), dtype)))
+    nu = _root(sum((jnp.asarray(nu, dtype) ** 2 for nu in nus), start=jnp.zeros((), dtype)))
     turns = moving & ~first & ~aimless & (nu > 0) & (here > 0)
     draws = aimless | turns  # both only when moving, hence when good
     keep = jnp.where(aimless, 0, jnp.ones((), dtype)) if nus else None
@@ -200,10 +217,11 @@ def step(
         if not trees.is_floating(pi):
             return jnp.zeros_like(pi if g.dtype == jax.dtypes.float0 else g)
         # Zero times the momentum is zero: the momentum is finite whatever the gradient is.
-        return (drift.astype(trees.accumulator_dtype(pi)) * pi.astype(_wide(pi))).astype(g.dtype)
+        wide = trees.accumulator_dtype(pi)
+        return (drift.astype(wide) * pi.astype(wide)).astype(g.dtype)
 
     update = jax.tree.map(displacement, momentum, gradient)
-    speed = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype) * jnp.sqrt(momentum_sq)
+    speed = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype) * _root(momentum_sq)
     error = hamiltonian.energy(shell.v, here_sq).astype(dtype) - shell.energy
 
     def count_if(condition, number):
@@ -215,7 +233,7 @@ def step(
     def where_good(new, old):
         return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
 
-    return update, ECDState(
+    after = ECDState(
         count=count_if(good, state.count),
         energy=where_moving(shell.energy, state.energy),
         momentum=momentum,
@@ -233,13 +251,22 @@ def step(
         lowest_value=jnp.where(good & progressed & ~waits, loss, state.lowest_value),
         f_min=where_good(shell.f_min, state.f_min),
         num_bounces=count_if(bounced, state.num_bounces),
+        num_stayed=count_if(wanted & shell.arrived, state.num_stayed),
         num_halted=count_if(good & halted, state.num_halted),
         num_clamped=count_if(clamped, state.num_clamped),
         num_skipped=count_if(~good, state.num_skipped),
         counters=tuple(
-            where_moving(rule.advance(counters, due, bounced, progressed), counters)
+            # A bounce that is passed over counts for the rules like one that is made.
+            where_moving(rule.advance(counters, due, wanted, progressed), counters)
             for rule, counters, due in zip(settings.rules, state.counters, due, strict=True)
         ),
         bracket=where_good(shell.bracket, state.bracket),
         key=state.key,
     )
+    if not any(_is_narrow(leaf, dtype) for leaf in jax.tree.leaves(update)):
+        return update, after
+    # Only a type with a smaller range can make an infinity of a displacement.
+    fits = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(update)]))
+    before = state._replace(num_skipped=optax.safe_increment(state.num_skipped))
+    update = jax.tree.map(lambda x: jnp.where(fits, x, jnp.zeros_like(x)), update)
+    return update, jax.tree.map(lambda new, old: jnp.where(fits, new, old), after, before)

@@ -32,17 +32,16 @@ SMALL_LEAF = 2**16
 
 
 def accumulator_dtype(*arrays) -> jnp.dtype:
-    """The real type to accumulate in: what the arrays promote to, but at least float32.
+    """The real type to accumulate in: float64 where one of the arrays has it, else float32.
 
     >>> accumulator_dtype(jnp.zeros(3, jnp.bfloat16))
     dtype('float32')
     >>> accumulator_dtype(jnp.zeros(3, jnp.complex64)), accumulator_dtype()
     (dtype('float32'), dtype('float32'))
     """
-    if not arrays:
-        return jnp.dtype(jnp.float32)
-    promoted = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
-    return jnp.dtype(jnp.finfo(promoted).dtype)
+    # Not by promotion, which jax_numpy_dtype_promotion="strict" forbids.
+    widths = [jnp.finfo(jnp.result_type(x)).bits for x in arrays if is_floating(x)]
+    return jnp.dtype(jnp.float64 if max(widths, default=32) > 32 else jnp.float32)
 
 
 def is_floating(leaf) -> bool:

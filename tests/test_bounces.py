@@ -54,17 +54,6 @@ def test_rotation_is_never_due():
     assert not bool(rule.due(rule.init()))
 
 
-@pytest.mark.parametrize("make", [lambda: bounces.periodic(0, 1), lambda: bounces.patience(0)])
-def test_rules_that_would_bounce_for_ever_are_refused(make):
-    with pytest.raises(ValueError, match="for ever"):
-        make()
-
-
-def test_negative_rotation_is_refused():
-    with pytest.raises(ValueError, match="negative"):
-        bounces.rotation(-1.0)
-
-
-def test_something_else_is_refused():
-    with pytest.raises(TypeError, match="bounce rule"):
-        bounces.as_rules([3])
+def test_none_is_for_ever():
+    bounced = list(_play([bounces.periodic(3, None)], [False] * 40))
+    assert bounced == [n % 4 == 3 for n in range(40)]
