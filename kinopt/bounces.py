@@ -8,11 +8,15 @@ Pi <- |Pi| N/|N|,    N_i ~ Normal(0, 1)
 $$
 
 Algorithm 1 bounces for two reasons, which are two rules here: the clock (`periodic`: T0, Nb) and
-a lack of progress (`patience`: T1). ECDSep bounces a little at every step (`rotation`: nu),
+a lack of progress (`patience`: T1). A bounce of finite strength nu keeps some of the direction,
 
 $$
 Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N
 $$
+
+and the whole bounce is its limit for nu = infinity. ECDSep bounces a little at every step
+(`rotation`: nu); `periodic(20, None, nu=0.1)` refreshes a part every 20 steps. A whole bounce takes
+a step of its own in Algorithm 1, and is counted; a partial one happens on the way, and is not.
 
 Rules compose: `kinopt.ecd(..., bounces=(periodic(20, 4), patience(100)))` bounces when either is
 due. Each rule keeps its own counters and learns of every step whether the descent bounced, on its
@@ -54,13 +58,19 @@ class BounceRule:
       advance: (counters, due, bounced, progressed) -> counters. `due`: this rule asked for the
         bounce; `bounced`: some rule did; `progressed`: the loss is the lowest so far. Not called
         for steps that are halted or skipped.
-      rotation: nu, the strength of the small rotation at every step; None: none.
+      nu: strength of the bounce, a number >= 0; None: infinite, a whole bounce. Those that are due
+        in one step add up: their squares sum.
     """
 
     init: Callable[[], PyTree] = lambda: ()
     due: Callable[[Any], Any] = lambda counters: jnp.zeros((), bool)
     advance: Callable[[Any, Any, Any, Any], PyTree] = lambda counters, due, bounced, progress: ()
-    rotation: Any = None
+    nu: Number | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the old direction is kept."""
+        return self.nu is None
 
 
 Bounces: TypeAlias = BounceRule | Iterable[BounceRule] | None
@@ -80,7 +90,7 @@ class PatienceState(NamedTuple):
     waited: jax.Array  # int32 []: c1 of Algorithm 1, steps since the last progress or bounce
 
 
-def periodic(every: Number, times: Number | None) -> BounceRule:
+def periodic(every: Number, times: Number | None, nu: Number | None = None) -> BounceRule:
     """Bounce after every `every` steps, `times` times (Algorithm 1: T0, Nb, c0, nb).
 
     A step counts when the descent moves: bounces do not. After the last bounce the clock runs on
@@ -90,10 +100,11 @@ def periodic(every: Number, times: Number | None) -> BounceRule:
     Args:
       every: T0 >= 1, in steps.
       times: Nb >= 0; None: for ever.
+      nu: strength >= 0 of a partial bounce, which costs no step; None: a whole bounce.
 
     Raises:
-      TypeError: if `every` or `times` is not a whole number.
-      ValueError: if `every` is below 1 or `times` below 0.
+      TypeError: if `every` or `times` is not a whole number, or `nu` no number.
+      ValueError: if `every` is below 1, `times` or `nu` below 0.
 
     >>> rule = periodic(every=2, times=1)
     >>> counters = rule.init()
@@ -105,6 +116,9 @@ def periodic(every: Number, times: Number | None) -> BounceRule:
     """
     every = check_count("every (T0)", every, optional=False, traced=True)
     times = check_count("times (Nb)", times, least=0, traced=True)
+    check_number("nu", nu, least=0, optional=True)
+    # A partial bounce happens in a step that moves, which is the first of the next period.
+    restart = 0 if nu is None else 1
 
     def init():
         return PeriodicState(clock=jnp.zeros((), jnp.int32), num_fixed=jnp.zeros((), jnp.int32))
@@ -120,10 +134,10 @@ def periodic(every: Number, times: Number | None) -> BounceRule:
         ticks = due | ~bounced  # a bounce of another rule stops the clock for that step
         clock = jnp.where(ticks, optax.safe_increment(counters.clock), counters.clock)
         return PeriodicState(
-            clock=jnp.where(restarts, jnp.zeros((), jnp.int32), clock), num_fixed=num_fixed
+            clock=jnp.where(restarts, jnp.full((), restart, jnp.int32), clock), num_fixed=num_fixed
         )
 
-    return BounceRule(init, due, advance)
+    return BounceRule(init, due, advance, nu)
 
 
 def patience(steps: Number) -> BounceRule:
@@ -180,11 +194,11 @@ def rotation(nu: Number) -> BounceRule:
       TypeError: if `nu` is not a number.
       ValueError: if `nu` is negative.
 
-    >>> rotation(1e-5).rotation
+    >>> rotation(1e-5).nu
     1e-05
     """
     check_number("nu", nu, least=0)
-    return BounceRule(rotation=nu)
+    return BounceRule(due=lambda counters: jnp.ones((), bool), nu=nu)
 
 
 def as_rules(bounces: Any) -> tuple[BounceRule, ...]:

@@ -100,7 +100,7 @@ def ecd(
         (the eps of float32; of gradient or loss where that is coarser), or 8 units in the last
         place of f_min. Bounces passed over count in `num_stayed`. False: Algorithm 1, which throws
         a particle that has arrived back up to the energy of the start. With extra energy a run is
-        meant to climb, and bounces everywhere.
+        meant to climb, and bounces everywhere. Partial bounces pause there too.
       integrator: "paper", Algorithm 1; "leapfrog", half kick, restore the energy or bounce, half
         kick, drift with V at half a step. It costs the same single gradient and samples the
         predicted density (Eq. 40) without the bias that bounces have in the paper's step. A
@@ -351,7 +351,7 @@ def ecdsep(
       initial_direction: see `ecd`.
       conserve_energy: see `ecd`.
       adapt_f_min: see `ecd`.
-      stay: see `ecd`; ECDSep has no bounces, and its rotation goes on.
+      stay: see `ecd`; the rotation pauses there.
       integrator: see `ecd`.
       key: see `ecd`.
       eps1: see `ecd`.

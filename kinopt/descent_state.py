@@ -31,29 +31,33 @@ IntegratorName: TypeAlias = Literal["paper", "leapfrog"]
 class ECDState(NamedTuple):
     """State of an energy-conserving descent. `[]` is the shape of a scalar.
 
-    Floating scalars are float32 or wider, whatever the type of the parameters.
+    Floating scalars are float32 or wider, whatever the type of the parameters. What only shows is
+    a few scalars, read by `kinopt.ecd_stats`; a step never looks at them.
     """
 
+    # What the next step needs.
     # int32 []: steps so far, the skipped ones left out
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     energy: jax.Array  # float []: E, set at the first step that moves; 0 before
     momentum: PyTree  # like the parameters, in mu_dtype: Pi after the last step
     momentum_sq: jax.Array  # float []: |Pi|^2 over all leaves
+    initial_value: jax.Array  # float []: loss at the first step that moves; inf before
+    lowest_value: jax.Array  # float []: lowest loss so far; inf before the first
+    f_min: jax.Array  # float []: Delta V, the value that the loss is expected to reach
+    counters: tuple  # one entry for each bounce rule, its counters
+    bracket: brackets.Bracket | tuple  # the search for f_min; () without adapt_f_min
+    key: jax.Array  # uint32 [...]: data of the base key of all bounces
+
+    # What only shows.
     potential: jax.Array  # float []: V at the start of the last step
     speed: jax.Array  # float []: |dTheta/dt| by Hamilton's equations for potential and momentum
     speed_limit: jax.Array  # float []: what the speed cannot exceed at this potential
     energy_error: jax.Array  # float []: H(V, |Pi|^2) - E before the last rescaling
-    initial_value: jax.Array  # float []: loss at the first step that moves; inf before
-    lowest_value: jax.Array  # float []: lowest loss so far; inf before the first
-    f_min: jax.Array  # float []: Delta V, the value that the loss is expected to reach
     num_bounces: jax.Array  # int32 []: bounces so far, of all rules
     num_stayed: jax.Array  # int32 []: bounces that were due where the run has arrived, and not made
     num_halted: jax.Array  # int32 []: steps on which V <= eps2
     num_clamped: jax.Array  # int32 []: steps on which V > E, and the particle was stopped
     num_skipped: jax.Array  # int32 []: updates passed over: something not finite, or overflowing
-    counters: tuple  # one entry for each bounce rule, its counters
-    bracket: brackets.Bracket | tuple  # the search for f_min; () without adapt_f_min
-    key: jax.Array  # uint32 [...]: data of the base key of all bounces
 
 
 class Integrator(NamedTuple):

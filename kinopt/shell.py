@@ -34,7 +34,7 @@ class Shell(NamedTuple):
     v: jax.Array  # V where it is above eps2, else 1: makes no NaN where it is not used
     slope: jax.Array  # dV/dloss
     energy: jax.Array  # E
-    momentum_sq: jax.Array  # q(V, E), what the energy asks |Pi|^2 to be; 0 where V > E
+    asked_sq: jax.Array  # q(V, E), what the energy asks |Pi|^2 to be; 0 where V > E
     exceeded: jax.Array  # bool: V > E
     reached: jax.Array  # bool: V <= eps2, nothing moves
     arrived: jax.Array  # bool: V is zero to the last digit, nothing bounces
@@ -96,7 +96,7 @@ def energy_shell(
     else:
         energy = jnp.where(first, hamiltonian.start(v, extra_energy), state.energy)
     energy = energy.astype(dtype)
-    momentum_sq = hamiltonian.momentum_sq(v, energy).astype(dtype)
+    asked_sq = hamiltonian.momentum_sq(v, energy).astype(dtype)
     # q = 0 where V > E: dH/dV and dH/dq are then those of a particle at rest, for Born-Infeld the
     # same as with V clamped to E. At the first step only rounding can make V exceed E.
     return Shell(
@@ -104,8 +104,8 @@ def energy_shell(
         v=v,
         slope=slope,
         energy=energy,
-        momentum_sq=jnp.where(momentum_sq > 0, momentum_sq, 0),  # no slope at 0, in derivatives
-        exceeded=(momentum_sq < 0) & ~first,
+        asked_sq=jnp.where(asked_sq > 0, asked_sq, 0),  # no slope at 0, in derivatives
+        exceeded=(asked_sq < 0) & ~first,
         reached=~(potential > eps2),
         arrived=_arrived(settings, loss - f_min, start - f_min, f_min, eps),
         f_min=f_min,

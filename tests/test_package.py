@@ -31,8 +31,10 @@ LAYERS = {
     "shell": {"brackets", "descent_state"},
     "_batching": set(),
     "hyperparameters": set(),
+    "momenta": {"trees"},
     "dynamics": {
         "_keys",
+        "momenta",
         "_batching",
         "trees",
         "hamiltonians",
