@@ -17,9 +17,12 @@ from kinopt.collisions import (
     hard_collision,
     soft_collision,
 )
-from kinopt.descent import ECDState, ECDStats, bbi, ecd, ecd_stats, ecdsep
+from kinopt.descent import bbi, ecd, ecdsep
+from kinopt.descent_state import ECDState
+from kinopt.descent_stats import ECDStats, ecd_stats
 from kinopt.hyperparameters import static_args
 from kinopt.layers import NeuronAxes, layer_mask
+from kinopt.time_step import suggest_dt
 
 __all__ = [
     "CollisionState",
@@ -42,6 +45,7 @@ __all__ = [
     "metrics",
     "soft_collision",
     "static_args",
+    "suggest_dt",
     "theory",
 ]
 

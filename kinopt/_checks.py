@@ -17,8 +17,10 @@ __all__ = [
     "STATIC_HINT",
     "check_choice",
     "check_count",
+    "check_dtype",
     "check_flag",
     "check_function",
+    "check_key",
     "check_number",
     "is_plain",
     "shown",
@@ -196,3 +198,41 @@ def check_function(name: str, value: Any, wanted: str) -> None:
     """
     if not callable(value):
         raise TypeError(f"{name} must be a function, {wanted}; got {shown(value)}.")
+
+
+def check_key(name: str, value: Any) -> None:
+    """Raises on what is no random key: not an int, a typed key or a raw one.
+
+    >>> check_key("key", jax.random.key(0))
+    >>> check_key("key", 0.5)
+    Traceback (most recent call last):
+    TypeError: key must be an int, one jax.random.key, or its uint32 data; got 0.5.
+    """
+    wanted = f"{name} must be an int, one jax.random.key, or its uint32 data"
+    dtype = getattr(value, "dtype", np.dtype(int) if type(value) is int else np.dtype(object))
+    shape = np.shape(value) if dtype != np.dtype(object) else None
+    is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key) or jnp.issubdtype(dtype, jnp.integer)
+    if (is_key and shape == ()) or (dtype == np.uint32 and shape and len(shape) == 1):
+        return
+    many = " For many seeds, vmap over the function that builds the optimizer." if shape else ""
+    raise TypeError(f"{wanted}; got {shown(value)}.{many}")
+
+
+def check_dtype(name: str, value: Any) -> None:
+    """Raises on anything but None and a real floating type.
+
+    >>> check_dtype("mu_dtype", "bfloat16")
+    >>> check_dtype("mu_dtype", int)
+    Traceback (most recent call last):
+    TypeError: mu_dtype must be a real floating type such as jnp.bfloat16, or None; got the class
+    int.
+    """
+    try:
+        good = value is None or jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        good = False
+    if not good:
+        raise TypeError(
+            f"{name} must be a real floating type such as jnp.bfloat16, or None; got "
+            f"{shown(value)}."
+        )

@@ -13,6 +13,9 @@ Neurons: TypeAlias = Float[Array, "neurons features"]
 Scalar: TypeAlias = Float[Array, ""]
 """A number computed on the device."""
 
+Number: TypeAlias = float | np.number | np.ndarray | jax.Array
+"""A real number where it is given: Python's, NumPy's, or an array of shape [], traced or not."""
+
 Key: TypeAlias = int | np.integer | np.ndarray | jax.Array
 """A seed (int), a typed key (`jax.random.key`) or raw key data (uint32)."""
 

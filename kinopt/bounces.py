@@ -8,11 +8,15 @@ Pi <- |Pi| N/|N|,    N_i ~ Normal(0, 1)
 $$
 
 Algorithm 1 bounces for two reasons, which are two rules here: the clock (`periodic`: T0, Nb) and
-a lack of progress (`patience`: T1). ECDSep bounces a little at every step (`rotation`: nu),
+a lack of progress (`patience`: T1). A bounce of finite strength nu keeps some of the direction,
 
 $$
 Pi <- |Pi| M/|M|,    M = Pi/|Pi| + nu N
 $$
+
+and the whole bounce is its limit for nu = infinity. ECDSep bounces a little at every step
+(`rotation`: nu); `periodic(20, None, nu=0.1)` refreshes a part every 20 steps. A whole bounce takes
+a step of its own in Algorithm 1, and is counted; a partial one happens on the way, and is not.
 
 Rules compose: `kinopt.ecd(..., bounces=(periodic(20, 4), patience(100)))` bounces when either is
 due. Each rule keeps its own counters and learns of every step whether the descent bounced, on its
@@ -30,7 +34,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kinopt._typing import PyTree
+from kinopt._checks import check_count, check_number, shown
+from kinopt._typing import Number, PyTree
 
 __all__ = [
     "BounceRule",
@@ -53,13 +58,19 @@ class BounceRule:
       advance: (counters, due, bounced, progressed) -> counters. `due`: this rule asked for the
         bounce; `bounced`: some rule did; `progressed`: the loss is the lowest so far. Not called
         for steps that are halted or skipped.
-      rotation: nu, the strength of the small rotation at every step; None: none.
+      nu: strength of the bounce, a number >= 0; None: infinite, a whole bounce. Those that are due
+        in one step add up: their squares sum.
     """
 
     init: Callable[[], PyTree] = lambda: ()
     due: Callable[[Any], Any] = lambda counters: jnp.zeros((), bool)
     advance: Callable[[Any, Any, Any, Any], PyTree] = lambda counters, due, bounced, progress: ()
-    rotation: Any = None
+    nu: Number | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the old direction is kept."""
+        return self.nu is None
 
 
 Bounces: TypeAlias = BounceRule | Iterable[BounceRule] | None
@@ -79,15 +90,7 @@ class PatienceState(NamedTuple):
     waited: jax.Array  # int32 []: c1 of Algorithm 1, steps since the last progress or bounce
 
 
-def _require_positive(name: str, number, smallest: int) -> None:
-    if isinstance(number, int) and number < smallest:
-        raise ValueError(
-            f"{name} must be at least {smallest}, got {number}: the counter starts at zero, so the "
-            f"descent would bounce for ever. Leave the rule out for no bounces."
-        )
-
-
-def periodic(every, times) -> BounceRule:
+def periodic(every: Number, times: Number | None, nu: Number | None = None) -> BounceRule:
     """Bounce after every `every` steps, `times` times (Algorithm 1: T0, Nb, c0, nb).
 
     A step counts when the descent moves: bounces do not. After the last bounce the clock runs on
@@ -96,10 +99,12 @@ def periodic(every, times) -> BounceRule:
 
     Args:
       every: T0 >= 1, in steps.
-      times: Nb >= 0.
+      times: Nb >= 0; None: for ever.
+      nu: strength >= 0 of a partial bounce, which costs no step; None: a whole bounce.
 
     Raises:
-      ValueError: if `every` is below 1 or `times` below 0.
+      TypeError: if `every` or `times` is not a whole number, or `nu` no number.
+      ValueError: if `every` is below 1, `times` or `nu` below 0.
 
     >>> rule = periodic(every=2, times=1)
     >>> counters = rule.init()
@@ -109,31 +114,33 @@ def periodic(every, times) -> BounceRule:
     ...     counters = rule.advance(counters, due, due, False)
     False False True False False
     """
-    _require_positive("every (T0)", every, 1)
-    _require_positive("times (Nb)", times, 0)
+    every = check_count("every (T0)", every, optional=False, traced=True)
+    times = check_count("times (Nb)", times, least=0, traced=True)
+    check_number("nu", nu, least=0, optional=True)
+    # A partial bounce happens in a step that moves, which is the first of the next period.
+    restart = 0 if nu is None else 1
 
     def init():
         return PeriodicState(clock=jnp.zeros((), jnp.int32), num_fixed=jnp.zeros((), jnp.int32))
 
     def due(counters):
-        return (counters.clock == jnp.asarray(every, jnp.int32)) & (
-            jnp.asarray(times, jnp.int32) > 0
-        )
+        here = counters.clock == jnp.asarray(every, jnp.int32)
+        return here if times is None else here & (jnp.asarray(times, jnp.int32) > 0)
 
     def advance(counters, due, bounced, progressed):
         del progressed
         num_fixed = counters.num_fixed + due.astype(jnp.int32)
-        restarts = due & (num_fixed < jnp.asarray(times, jnp.int32))
+        restarts = due if times is None else due & (num_fixed < jnp.asarray(times, jnp.int32))
         ticks = due | ~bounced  # a bounce of another rule stops the clock for that step
         clock = jnp.where(ticks, optax.safe_increment(counters.clock), counters.clock)
         return PeriodicState(
-            clock=jnp.where(restarts, jnp.zeros((), jnp.int32), clock), num_fixed=num_fixed
+            clock=jnp.where(restarts, jnp.full((), restart, jnp.int32), clock), num_fixed=num_fixed
         )
 
-    return BounceRule(init, due, advance)
+    return BounceRule(init, due, advance, nu)
 
 
-def patience(steps) -> BounceRule:
+def patience(steps: Number) -> BounceRule:
     """Bounce after `steps` steps without a new lowest loss (Algorithm 1: T1, c1).
 
     The loss of a step is that at its start. A bounce, of whatever rule, starts the wait again and
@@ -143,6 +150,7 @@ def patience(steps) -> BounceRule:
       steps: T1 >= 1.
 
     Raises:
+      TypeError: if `steps` is not a whole number.
       ValueError: if `steps` is below 1.
 
     >>> rule = patience(2)
@@ -153,7 +161,7 @@ def patience(steps) -> BounceRule:
     ...     counters = rule.advance(counters, due, due, jnp.array(progressed))
     False False False True
     """
-    _require_positive("steps (T1)", steps, 1)
+    steps = check_count("steps (T1)", steps, optional=False, traced=True)
 
     def init():
         return PatienceState(waited=jnp.zeros((), jnp.int32))
@@ -169,7 +177,7 @@ def patience(steps) -> BounceRule:
     return BounceRule(init, due, advance)
 
 
-def rotation(nu) -> BounceRule:
+def rotation(nu: Number) -> BounceRule:
     """Turn the momentum by a small random angle at every step, its length kept (ECDSep: nu).
 
     $$
@@ -183,14 +191,14 @@ def rotation(nu) -> BounceRule:
       nu: strength >= 0. Several rotations add up: their squares sum.
 
     Raises:
+      TypeError: if `nu` is not a number.
       ValueError: if `nu` is negative.
 
-    >>> rotation(1e-5).rotation
+    >>> rotation(1e-5).nu
     1e-05
     """
-    if isinstance(nu, int | float) and not nu >= 0:
-        raise ValueError(f"nu is the size of a random rotation and cannot be negative; got {nu}")
-    return BounceRule(rotation=nu)
+    check_number("nu", nu, least=0)
+    return BounceRule(due=lambda counters: jnp.ones((), bool), nu=nu)
 
 
 def as_rules(bounces: Any) -> tuple[BounceRule, ...]:
@@ -208,11 +216,14 @@ def as_rules(bounces: Any) -> tuple[BounceRule, ...]:
     >>> as_rules(None), len(as_rules(patience(10))), len(as_rules([patience(10), rotation(0.1)]))
     ((), 1, 2)
     """
-    rules = (bounces,) if isinstance(bounces, BounceRule) else tuple(bounces or ())
+    if bounces is None or isinstance(bounces, BounceRule):
+        return () if bounces is None else (bounces,)
+    rules = tuple(bounces) if isinstance(bounces, Iterable) else (bounces,)
     for rule in rules:
         if not isinstance(rule, BounceRule):
             raise TypeError(
-                f"bounces must be a bounce rule or several (kinopt.bounces.periodic, patience, "
-                f"rotation), or None; got {rule!r}"
+                "bounces must be a bounce rule or several, such as "
+                "kinopt.bounces.periodic(1000, 1) (with the brackets), or None; got "
+                f"{shown(rule)}."
             )
     return rules

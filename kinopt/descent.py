@@ -24,129 +24,49 @@ Departures from Algorithm 1: the direction of a bounce is isotropic (Gaussian); 
 fixed bounce; where V > E, which Algorithm 1 passes over, the particle is stopped (Pi = 0) and
 falls from rest; where the energy asks for momentum and there is none, it sets off along minus the
 gradient; V <= eps2 freezes the parameters for as long as it lasts instead of ending the loop; a
-loss or gradient that is not finite is passed over.
+loss or gradient that is not finite is passed over; a run that has arrived is not sent up again by
+the next bounce (`stay`, see `kinopt.shell`).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from kinopt import bounces as bounce_rules
-from kinopt import dynamics, hamiltonians
-from kinopt._typing import Key, PyTree
-from kinopt.descent_state import INTEGRATORS, ECDState, Settings, initial_state
+from kinopt import descent_checks, dynamics, hamiltonians
+from kinopt._checks import check_number, is_plain
+from kinopt._typing import Key, Number, PyTree, Schedule
+from kinopt.descent_state import (
+    INTEGRATORS,
+    Direction,
+    ECDState,
+    IntegratorName,
+    Settings,
+    initial_state,
+)
 from kinopt.hamiltonians import Hamiltonian
 
-__all__ = ["ECDState", "ECDStats", "bbi", "ecd", "ecd_stats", "ecdsep"]
-
-_DIRECTIONS = {"gradient": False, "random": True}
-
-
-class ECDStats(NamedTuple):
-    """What `ecd_stats` shows; see `ECDState` for shapes and types."""
-
-    energy: jax.Array  # E
-    potential: jax.Array  # V at the start of the last step
-    momentum_sq: jax.Array  # |Pi|^2 after the last step
-    speed: jax.Array  # |dTheta/dt| for that potential and momentum
-    speed_limit: jax.Array  # what it cannot exceed: sqrt(V) for Born-Infeld
-    energy_error: jax.Array  # H - E before the last rescaling; grows with the time step
-    lowest_value: jax.Array  # lowest loss
-    num_bounces: jax.Array  # bounces
-    num_halted: jax.Array  # steps with V <= eps2
-    num_clamped: jax.Array  # steps with V > E
-    num_skipped: jax.Array  # updates with a loss or gradient that was not finite
-
-
-def _is_number(x) -> bool:
-    return isinstance(x, int | float | np.number) and not isinstance(x, bool)
-
-
-def _choice(name: str, chosen: str, choices: dict) -> Any:
-    if chosen not in choices:
-        raise ValueError(f"{name} must be one of {sorted(choices)}; got {chosen!r}")
-    return choices[chosen]
-
-
-def _check(settings: Settings) -> None:
-    """Refuse what can be seen to be wrong before any array is there."""
-    hamiltonian, extra_energy = settings.hamiltonian, settings.extra_energy
-    if not isinstance(hamiltonian, Hamiltonian):
-        raise TypeError(
-            "hamiltonian must be a kinopt.hamiltonians.Hamiltonian, for instance born_infeld() "
-            f"(with the brackets); got {hamiltonian!r}"
-        )
-    for name in ("learning_rate", "objective_power"):
-        number = getattr(settings, name)
-        if _is_number(number) and not number > 0:
-            raise ValueError(f"{name} must be positive; got {number}")
-    if _is_number(extra_energy) and not extra_energy >= 0:
-        raise ValueError(f"extra_energy cannot be negative (Eq. 13); got {extra_energy}")
-    if _is_number(extra_energy) and extra_energy == 0 and not hamiltonian.moves_from_rest:
-        raise ValueError(
-            "this Hamiltonian feels no force at rest, so a run without extra energy would never "
-            "move. Pass extra_energy > 0."
-        )
-
-
-def _checked_value(value) -> jax.Array:
-    if value is None:
-        raise ValueError(
-            "energy-conserving descent needs the loss: it sets the speed. Call "
-            "update(grads, state, params, value=loss) with the loss that the gradients belong to "
-            "(jax.value_and_grad gives both); flax.nnx.Optimizer.update takes value=loss too."
-        )
-    value = jnp.asarray(value)
-    if value.shape:
-        raise ValueError(
-            f"value must be the scalar loss, got shape {value.shape}. Pass its mean, or vmap the "
-            "update for several runs."
-        )
-    return value
-
-
-def _check_gradients(gradients: PyTree, momentum: PyTree) -> None:
-    """Gradients and parameters must agree; the momentum has the parameters' structure."""
-    if jax.tree.structure(gradients) != jax.tree.structure(momentum):
-        raise ValueError(
-            "the gradients have another structure than the parameters the state was made for:\n"
-            f"  gradients:  {jax.tree.structure(gradients)}\n"
-            f"  parameters: {jax.tree.structure(momentum)}\n"
-            "Pass the same tree to init and to jax.grad; for a part of a model, use optax.masked."
-        )
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(gradients)]
-    expected = [jnp.shape(leaf) for leaf in jax.tree.leaves(momentum)]
-    if shapes != expected:
-        raise ValueError(
-            f"the gradients have shapes {shapes}, the parameters {expected}. Call init again for "
-            "parameters of another shape."
-        )
-
-
-def _as_array(leaf):
-    # Gradients of integer parameters have the type float0, which jax.numpy does not take.
-    return leaf if getattr(leaf, "dtype", None) == jax.dtypes.float0 else jnp.asarray(leaf)
+__all__ = ["bbi", "ecd", "ecdsep"]
 
 
 def ecd(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Number | Schedule,
     hamiltonian: Hamiltonian | None = None,
     *,
-    f_min=0.0,
-    extra_energy=0.0,
-    objective_power=1.0,
+    f_min: Number = 0.0,
+    extra_energy: Number = 0.0,
+    objective_power: Number = 1.0,
     bounces: bounce_rules.Bounces = None,
-    initial_direction: str = "gradient",
+    initial_direction: Direction = "gradient",
     conserve_energy: bool = True,
     adapt_f_min: bool = False,
-    integrator: str = "paper",
+    stay: bool = True,
+    integrator: IntegratorName = "paper",
     key: Key = 0,
-    eps1=1e-10,
-    eps2=1e-40,
+    eps1: Number = 1e-10,
+    eps2: Number = 1e-40,
     mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Energy-conserving descent with any Hamiltonian and bounce rules (BBI paper, section 2).
@@ -160,8 +80,10 @@ def ecd(
     `scale_by_learning_rate`, `adamw` or weight decay after it would break the conservation.
 
     Args:
-      learning_rate: the time step Delta t > 0; float or schedule. The displacement of a step is at
-        most Delta t times the speed limit.
+      learning_rate: the time step Delta t > 0; float or schedule. `kinopt.suggest_dt` finds one.
+        The speed before the kick of a step obeys the speed limit, and the kick adds to it, so that
+        a displacement is at most Delta t times the limit plus, for Born-Infeld, Delta t^2 |grad V|
+        (up to 2 times the limit at steps that are long for the curvature).
       hamiltonian: H; by default `kinopt.hamiltonians.born_infeld()`, Eq. 31.
       f_min: Delta V of Eq. 1, the loss that counts as reached. With `adapt_f_min` the first guess.
       extra_energy: delta E >= 0 of Eq. 13, to climb over barriers higher than the start. In units
@@ -173,6 +95,12 @@ def ecd(
       conserve_energy: rescale Pi at every step so that H = E. Without, the energy drifts at the
         order of the integrator, and V > E is counted but does not stop the particle.
       adapt_f_min: find f_min while running, see `kinopt.brackets`.
+      stay: a departure from the paper: without extra energy, no bounce is made where the loss is
+        f_min to the last digit: where loss - f_min is at most 1.2e-7 times what it was at the start
+        (the eps of float32; of gradient or loss where that is coarser), or 8 units in the last
+        place of f_min. Bounces passed over count in `num_stayed`. False: Algorithm 1, which throws
+        a particle that has arrived back up to the energy of the start. With extra energy a run is
+        meant to climb, and bounces everywhere. Partial bounces pause there too.
       integrator: "paper", Algorithm 1; "leapfrog", half kick, restore the energy or bounce, half
         kick, drift with V at half a step. It costs the same single gradient and samples the
         predicted density (Eq. 40) without the bias that bounces have in the paper's step. A
@@ -182,21 +110,30 @@ def ecd(
       eps1: differences in |Pi|^2 below it are not rescaled.
       eps2: at V <= eps2 the parameters are frozen, until V rises again. At least the smallest
         normal number of the state's type, and where |Pi| would overflow (for Born-Infeld at
-        V <= 4 E^2 / largest number; for float16 momentum earlier).
+        V <= 4 E^2 / largest number; for float16 momentum at |Pi| above 32752).
       mu_dtype: type of the momentum; by default that of each parameter.
 
     Returns:
       A transformation with `update(grads, state, params=None, *, value, **extra)`, state
-      `ECDState`. `value` is the loss, shape []. A value or gradient that is not finite (or a
-      momentum that overflows) makes a zero update and changes nothing but `num_skipped`.
+      `ECDState`. `value` is the loss, shape []. A value or gradient that is not finite, a kick
+      that takes |Pi| beyond the range of its type, and a displacement that is infinite in the type
+      of its parameter make a zero update and change nothing but `num_skipped`. So does a finite
+      gradient whose squared norm overflows: |grad| above 1.8e19 in float32.
+
+      Where the first loss is at or below f_min nothing moves, which `num_halted` counts; outside
+      jit the first `update` warns.
 
     Raises:
       ValueError: for arguments out of range; for a Hamiltonian that feels no force at rest without
         extra energy; in `update`, for a missing or non-scalar `value`, and for gradients of
         another structure or shape than the parameters.
-      TypeError: if `hamiltonian` or `bounces` is something else.
+      TypeError: for arguments of another type; in `init` for complex parameters (`jax.grad` gives
+        the conjugate of the ascent direction: use real and imaginary parts).
 
     Notes:
+      Derivatives through `update` are those of the step, in either mode. At rest (at the first step
+      without extra energy) the derivative with respect to `extra_energy` is infinite in truth, that
+      of a square root at zero; it is taken as if |Pi| stayed zero.
       `optax.inject_hyperparams`: every number may be injected, and `learning_rate` scheduled; keep
       `key` in `static_args` (it would be shown as a hyperparameter). With `adapt_f_min`, `f_min` is
       read at `init` only.
@@ -221,6 +158,22 @@ def ecd(
     (True, 1.0)
     """
     hamiltonian = hamiltonians.born_infeld() if hamiltonian is None else hamiltonian
+    descent_checks.check_arguments(
+        learning_rate,
+        hamiltonian,
+        numbers={
+            "f_min": f_min,
+            "extra_energy": extra_energy,
+            "objective_power": objective_power,
+            "eps1": eps1,
+            "eps2": eps2,
+        },
+        flags={"conserve_energy": conserve_energy, "adapt_f_min": adapt_f_min, "stay": stay},
+        initial_direction=initial_direction,
+        integrator=integrator,
+        key=key,
+        mu_dtype=mu_dtype,
+    )
     settings = Settings(
         learning_rate=learning_rate,
         hamiltonian=hamiltonian,
@@ -228,16 +181,16 @@ def ecd(
         extra_energy=extra_energy,
         objective_power=objective_power,
         rules=bounce_rules.as_rules(bounces),
-        starts_at_random=_choice("initial_direction", initial_direction, _DIRECTIONS),
+        starts_at_random=initial_direction == "random",
         conserve_energy=conserve_energy,
         adapt_f_min=adapt_f_min,
-        integrator=_choice("integrator", integrator, INTEGRATORS),
+        stay=stay,
+        integrator=INTEGRATORS[integrator],
         key=key,
         eps1=eps1,
         eps2=eps2,
         mu_dtype=mu_dtype,
     )
-    _check(settings)
     # Compiled once for each transformation, so that calls outside of jit are quick too; inside of
     # jit it is inlined and leaves no trace.
     step = jax.jit(functools.partial(dynamics.step, settings), inline=True)
@@ -245,31 +198,38 @@ def ecd(
     def init(params: PyTree) -> ECDState:
         return initial_state(settings, params)
 
+    may_warn = not adapt_f_min
+
     def update(updates, state, params=None, *, value=None, **extra_args):
+        nonlocal may_warn
         del params, extra_args  # the step needs neither
-        loss = _checked_value(value)
-        gradient = jax.tree.map(_as_array, updates)
-        _check_gradients(gradient, state.momentum)
+        loss = descent_checks.checked_value(value)
+        gradient = jax.tree.map(descent_checks.as_array, updates)
+        descent_checks.refuse_other_gradients(gradient, state.momentum)
+        if may_warn and descent_checks.is_concrete(loss, state.count, f_min):
+            may_warn = False  # once: looking waits for the device
+            descent_checks.warn_of_no_start(loss, state, f_min)
         return step(gradient, state, loss)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def bbi(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Number | Schedule,
     *,
-    f_min=0.0,
-    extra_energy=0.0,
-    fixed_bounce_every=1000,
-    num_fixed_bounces=1,
-    patience=3000,
-    initial_direction: str = "gradient",
+    f_min: Number = 0.0,
+    extra_energy: Number = 0.0,
+    fixed_bounce_every: Number | None = 1000,
+    num_fixed_bounces: Number | None = 1,
+    patience: Number | None = 3000,
+    initial_direction: Direction = "gradient",
     conserve_energy: bool = True,
     adapt_f_min: bool = False,
-    integrator: str = "paper",
+    stay: bool = True,
+    integrator: IntegratorName = "paper",
     key: Key = 0,
-    eps1=1e-10,
-    eps2=1e-40,
+    eps1: Number = 1e-10,
+    eps2: Number = 1e-40,
     mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Bouncing Born-Infeld: Algorithm 1 of the BBI paper.
@@ -285,16 +245,17 @@ def bbi(
     `patience(patience)`. The update is the displacement: `bbi` closes a chain.
 
     Args:
-      learning_rate: Delta t > 0, the time step; float or schedule. No step is longer than about
-        Delta t sqrt(V).
+      learning_rate: Delta t > 0, the time step; float or schedule. No step is longer than
+        Delta t sqrt(V) + Delta t^2 |grad V|.
       f_min: Delta V, the loss that counts as reached.
       extra_energy: delta E >= 0, to climb over barriers higher than the start.
       fixed_bounce_every: T0 >= 1, in steps; None: never.
-      num_fixed_bounces: Nb >= 0. 0 means none (Algorithm 1 would bounce once).
+      num_fixed_bounces: Nb >= 0. 0 means none (Algorithm 1 would bounce once); None: for ever.
       patience: T1 >= 1, steps without a new lowest loss before a bounce; None: never.
       initial_direction: "gradient" (Eq. 14) or "random".
       conserve_energy: rescale Pi to the energy at every step.
       adapt_f_min: find f_min while running.
+      stay: no bounce where the run has arrived, a departure; False: Algorithm 1 to the letter.
       integrator: "paper" or "leapfrog".
       key: int, typed key or raw key data.
       eps1: epsilon_1 of Algorithm 1.
@@ -302,10 +263,11 @@ def bbi(
       mu_dtype: type of the momentum.
 
     Returns:
-      A transformation as described at `ecd`, which explains the last eight arguments in full. Its
+      A transformation as described at `ecd`, which explains the last nine arguments in full. Its
       state is one momentum (half of Adam's) and a few scalars.
 
     Raises:
+      TypeError: see `ecd`.
       ValueError: see `ecd`; for T0 or T1 below 1 and Nb below 0.
 
     Reference: De Luca, Silverstein, "Born-Infeld (BI) for AI: Energy-Conserving Descent (ECD) for
@@ -340,6 +302,7 @@ def bbi(
         initial_direction=initial_direction,
         conserve_energy=conserve_energy,
         adapt_f_min=adapt_f_min,
+        stay=stay,
         integrator=integrator,
         key=key,
         eps1=eps1,
@@ -349,20 +312,21 @@ def bbi(
 
 
 def ecdsep(
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: Number | Schedule,
     *,
-    eta=1.0,
-    nu=1e-5,
-    s=1.0,
-    f_min=0.0,
-    extra_energy=0.0,
-    initial_direction: str = "gradient",
+    eta: Number = 1.0,
+    nu: Number = 1e-5,
+    s: Number = 1.0,
+    f_min: Number = 0.0,
+    extra_energy: Number = 0.0,
+    initial_direction: Direction = "gradient",
     conserve_energy: bool = True,
     adapt_f_min: bool = False,
-    integrator: str = "paper",
+    stay: bool = True,
+    integrator: IntegratorName = "paper",
     key: Key = 0,
-    eps1=1e-10,
-    eps2=1e-40,
+    eps1: Number = 1e-10,
+    eps2: Number = 1e-40,
     mu_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """ECDSep: energy-conserving descent with the separable Hamiltonian.
@@ -387,6 +351,7 @@ def ecdsep(
       initial_direction: see `ecd`.
       conserve_energy: see `ecd`.
       adapt_f_min: see `ecd`.
+      stay: see `ecd`; the rotation pauses there.
       integrator: see `ecd`.
       key: see `ecd`.
       eps1: see `ecd`.
@@ -397,7 +362,8 @@ def ecdsep(
       A transformation as described at `ecd`.
 
     Raises:
-      ValueError: see `ecd`; for a negative nu.
+      TypeError: see `ecd`.
+      ValueError: see `ecd`; for a negative nu or s.
 
     Reference: De Luca, Gatti, Silverstein, "Improving Energy Conserving Descent for Machine
     Learning: Theory and Practice" (2023).
@@ -414,7 +380,9 @@ def ecdsep(
     >>> bool(kinopt.ecd_stats(state).lowest_value < 1e-6)
     True
     """
-    no_rotation = _is_number(nu) and nu == 0
+    check_number("eta", eta, above=0)
+    check_number("nu", nu, least=0)
+    no_rotation = is_plain(nu) and float(nu) == 0
     return ecd(
         learning_rate,
         hamiltonians.separable(s),
@@ -425,79 +393,10 @@ def ecdsep(
         initial_direction=initial_direction,
         conserve_energy=conserve_energy,
         adapt_f_min=adapt_f_min,
+        stay=stay,
         integrator=integrator,
         key=key,
         eps1=eps1,
         eps2=eps2,
         mu_dtype=mu_dtype,
     )
-
-
-def _is_descent(x) -> bool:
-    return isinstance(x, ECDState)
-
-
-def _state_names(opt_state: PyTree) -> set[str]:
-    """Names of the state types in a part of an optimizer state."""
-    names = {type(opt_state).__name__}
-    if isinstance(opt_state, tuple):
-        names = names.union(*map(_state_names, opt_state))
-    return names
-
-
-def _check_last_in_chain(opt_state: PyTree) -> None:
-    """Raise where the state shows a rescaling transformation after a descent in a chain.
-
-    States without a name of their own (`optax.scale`, `add_decayed_weights`) cannot be told from
-    harmless ones; those after a descent go unnoticed.
-    """
-    if type(opt_state) is not tuple or not any(map(_is_descent, opt_state)):
-        return
-    place = [_is_descent(part) for part in opt_state].index(True)
-    names = sorted(_state_names(opt_state[place + 1 :]))
-    rescaling = [name for name in names if name.startswith(("ScaleBy", "Trace"))]
-    if rescaling:
-        raise ValueError(
-            f"the state holds {', '.join(rescaling)} after an energy-conserving descent in the "
-            "same chain. The descent's update is a displacement, which a later optimizer or "
-            "learning rate distorts, so that energy is not conserved. Put the descent last: "
-            "optax.chain(clip, collision, kinopt.bbi(...))."
-        )
-
-
-def ecd_stats(opt_state: PyTree) -> ECDStats:
-    """Diagnostics of an energy-conserving descent, found anywhere in an optimizer state.
-
-    Args:
-      opt_state: an `ECDState`, or the state of a chain, `masked`, `partition`, `MultiSteps`,
-        `inject_hyperparams`, ... that contains exactly one. Works under `jit`; for a state with a
-        leading axis (`vmap`), so have the statistics.
-
-    Returns:
-      An `ECDStats` of arrays.
-
-    Raises:
-      ValueError: if the state contains no descent or several, or if it shows another optimizer
-        chained after the descent.
-
-    >>> import jax.numpy as jnp, kinopt, optax
-    >>> optimizer = optax.chain(optax.clip_by_global_norm(10.0), kinopt.bbi(0.1))
-    >>> x = jnp.array([3.0, 4.0])
-    >>> state = optimizer.init(x)
-    >>> _, state = optimizer.update(2 * x, state, x, value=jnp.sum(x**2))
-    >>> stats = kinopt.ecd_stats(state)
-    >>> float(stats.energy), float(stats.potential), int(stats.num_halted)
-    (25.0, 25.0, 0)
-    """
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_descent) if _is_descent(x)]
-    if len(found) != 1:
-        raise ValueError(
-            f"expected one ECDState in the optimizer state, found {len(found)}. "
-            + (
-                "Pass the part of the state that belongs to one descent."
-                if found
-                else "Pass the state of kinopt.bbi, ecd or ecdsep, or of a chain around it."
-            )
-        )
-    _check_last_in_chain(opt_state)
-    return ECDStats(*(jnp.asarray(getattr(found[0], name)) for name in ECDStats._fields))

@@ -17,82 +17,60 @@ that biases the density of V by an amount that does not fall with dt.
 The first three lines are one sum over two trees, Pi' = a Pi - k g, for two scalars a and k that are
 known beforehand, because |Pi|^2 is carried along. Their order costs nothing: a step sums up |g|^2,
 writes Pi' and the update, and sums up |Pi'|^2. It never reads the parameters.
+
+`step` is told in five phases: `look` (where are we, what is due), `restore_or_bounce`, `kick`,
+`drift`, and `remember`. Three squares of momentum occur in them: `asked_sq`, q(V, E), what the
+energy asks for; `found_sq`, what there is before the energy is restored; `momentum_sq`, what there
+is after the kick, which the state keeps.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from kinopt import trees
+from kinopt import momenta, trees
 from kinopt._batching import any_lane
 from kinopt._keys import typed_key
 from kinopt._typing import PyTree, Scalar
 from kinopt.descent_state import ECDState, Settings
 from kinopt.hamiltonians import force_factor, velocity_factor
-from kinopt.shell import energy_shell
+from kinopt.shell import Shell, energy_shell
 
 __all__ = ["step"]
 
 
-CANCELLATION = 1e-2
-"""|Pi - k g|^2 from inner products loses digits where it is small beside |Pi|^2 + k^2 |g|^2."""
+class Outlook(NamedTuple):
+    """What `look` finds: all that is known before anything is written. Scalars of shape []."""
+
+    dt: Scalar
+    shell: Shell
+    length: Scalar  # sqrt(asked_sq)
+    kick: Scalar  # dt dH/dV dV/dloss; 0 where nothing moves
+    gradient_sq: Scalar
+    first: jax.Array  # bool: nothing has moved yet
+    good: jax.Array  # bool: everything is finite, and will be
+    halted: jax.Array  # bool: V <= eps2
+    moving: jax.Array  # bool: good and not halted
+    due: tuple  # of bools: which rules ask for a bounce
+    wanted: jax.Array  # bool: one of them asks for a whole bounce
+    bounced: jax.Array  # bool: and gets it
+    waits: jax.Array  # bool: nothing moves, because the bounce takes the step
+    turn: Scalar  # nu, by how much the momentum is to turn without a whole bounce
+    progressed: jax.Array  # bool: the loss is the lowest so far
 
 
-def _wide(leaf) -> jnp.dtype:
-    """The type in which the entries of a leaf are computed."""
-    return jnp.promote_types(leaf.dtype, trees.accumulator_dtype(leaf))
+class Aim(NamedTuple):
+    """What `restore_or_bounce` gives: after the kick, Pi' = stretch base - pull g."""
 
-
-def _combine(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
-    """A x + b y on the floating leaves of x, each in float32 or wider; x elsewhere."""
-
-    def leaf(x, y):
-        if not trees.is_floating(x):
-            return x
-        real, wide = trees.accumulator_dtype(x), _wide(x)
-        return a.astype(real) * x.astype(wide) + b.astype(real) * y.astype(wide)
-
-    return jax.tree.map(leaf, x, y)
-
-
-def _largest_momentum(momentum: PyTree, dtype) -> float:
-    """|Pi| up to which |Pi|^2 keeps clear of overflow in `dtype`, and Pi in its own types."""
-    floating = [leaf for leaf in jax.tree.leaves(momentum) if trees.is_floating(leaf)]
-    entries = [float(jnp.finfo(leaf.dtype).max) / 2 for leaf in floating]
-    return min([float(jnp.finfo(dtype).max) ** 0.5 / 2, *entries])
-
-
-def _kicked_sq(
-    momentum: PyTree, momentum_sq: Scalar, kick: Scalar, gradient: PyTree, gradient_sq: Scalar
-) -> Scalar:
-    """|Pi - kick g|^2, from inner products where that is accurate: they are quicker."""
-    projected = trees.inner(momentum, gradient).astype(momentum_sq.dtype)
-    scale = momentum_sq + kick**2 * gradient_sq
-    expanded = scale - 2 * kick * projected
-    return jax.lax.cond(
-        expanded > CANCELLATION * scale,
-        lambda: expanded,
-        lambda: trees.squared_norm(_combine(jnp.ones_like(kick), momentum, -kick, gradient)).astype(
-            expanded.dtype
-        ),
-    )
-
-
-def _draw(settings: Settings, state: ECDState, draws: jax.Array, keep, pull, gradient, mix):
-    """Where `draws`, B = keep (Pi - pull g) + mix N, N ~ Normal(0, 1), and |B|; else Pi and 1."""
-    key = jax.random.fold_in(typed_key(state.key, settings.key), state.count)
-    one = jnp.ones((), state.energy.dtype)
-    noise = trees.random_normal(key, state.momentum)
-    if keep is not None:
-        kicked = _combine(keep, state.momentum, -keep * pull, gradient)
-        noise = _combine(one, kicked, mix, noise)
-    size = jnp.sqrt(trees.squared_norm(noise)).astype(one.dtype)
-    base = jax.tree.map(
-        lambda x, old: jnp.where(draws, x.astype(old.dtype), old), noise, state.momentum
-    )
-    return base, jnp.where(draws, size, one)
+    base: PyTree  # Pi, or what was drawn
+    stretch: Scalar
+    pull: Scalar
+    good: jax.Array  # `Outlook.good`
+    starts: jax.Array  # bool: the momentum is made of nothing
+    found_sq: Scalar  # |Pi|^2 before the energy is restored
 
 
 def step(
@@ -106,140 +84,216 @@ def step(
       state: what the last step left.
       loss: the loss at the parameters, shape [].
     """
-    hamiltonian, scheme = settings.hamiltonian, settings.integrator
-    dtype = state.energy.dtype
-    loss = loss.astype(dtype)
-    rate = settings.learning_rate
-    dt = jnp.asarray(rate(state.count) if callable(rate) else rate, dtype)
-    eps1 = jnp.asarray(settings.eps1, dtype)
-    first = ~jnp.isfinite(state.initial_value)
+    seen = look(settings, gradient, state, loss)
+    aim = restore_or_bounce(settings, gradient, state, seen)  # Pi <- a Pi, or a random direction
+    momentum, momentum_sq = kick(gradient, aim, seen)  # Pi <- Pi - dt dH/dV grad V
+    update = drift(settings, gradient, seen, momentum, momentum_sq)  # dt 2 dH/dq Pi
+    after = remember(settings, state, loss, seen, aim, momentum, momentum_sq)
+    return _contained(update, after, state)
 
+
+def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) -> Outlook:
+    """Where the step stands, and what it is going to do."""
+    dtype, rate = state.energy.dtype, settings.learning_rate
+    eps = momenta.unit_roundoff(loss, state.energy, *jax.tree.leaves(gradient))
+    loss = loss.astype(dtype)
+    dt = jnp.asarray(rate(state.count) if callable(rate) else rate, dtype)
+    first = ~jnp.isfinite(state.initial_value)
     # One pass over the gradient tells whether all of it is finite, before anything is written.
     gradient_sq = trees.squared_norm(gradient).astype(dtype)
-    good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
-    shell = energy_shell(settings, state, loss, first)
-    length = jnp.sqrt(shell.momentum_sq)
-    force = force_factor(hamiltonian, shell.v, shell.momentum_sq).astype(dtype) * shell.slope
-    kick = dt * force
-    # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max.
-    longest = length + jnp.abs(kick) * jnp.sqrt(gradient_sq)
-    halted = shell.reached | ~(longest < _largest_momentum(state.momentum, dtype))
+    shell = energy_shell(settings, state, loss, first, eps)
+    length = momenta.root(shell.asked_sq)
+    force = force_factor(settings.hamiltonian, shell.v, shell.asked_sq).astype(dtype)
+    kick = dt * (force * shell.slope)
+    # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max. A kick
+    # that is too long for the type is another thing: an infinity that would come of this step.
+    largest = momenta.largest_momentum(state.momentum, dtype)
+    halted = shell.reached | ~(length < largest)
+    fits = halted | (length + jnp.abs(kick) * momenta.root(gradient_sq) < 1.5 * largest)
+    good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq) & fits
     moving = good & ~halted
-    clamped = moving & shell.exceeded
-    kick = jnp.where(moving, kick, 0)
-
-    due = tuple(
-        rule.due(counters) for rule, counters in zip(settings.rules, state.counters, strict=True)
+    due = tuple(rule.due(c) for rule, c in zip(settings.rules, state.counters, strict=True))
+    whole = [asks for rule, asks in zip(settings.rules, due, strict=True) if rule.is_whole]
+    wanted = moving & functools.reduce(jnp.logical_or, whole, jnp.zeros((), bool))
+    turns = [
+        jnp.where(asks & ~shell.arrived, jnp.asarray(rule.nu, dtype) ** 2, 0)
+        for rule, asks in zip(settings.rules, due, strict=True)
+        if not rule.is_whole
+    ]
+    bounced = wanted & ~shell.arrived
+    return Outlook(
+        dt=dt,
+        shell=shell,
+        length=length,
+        kick=jnp.where(moving, kick, 0),
+        gradient_sq=gradient_sq,
+        first=first,
+        good=good,
+        halted=halted,
+        moving=moving,
+        due=due,
+        wanted=wanted,
+        bounced=bounced,
+        waits=bounced & settings.integrator.bounces_in_place,
+        turn=momenta.root(sum(turns, start=jnp.zeros((), dtype))),
+        progressed=loss < state.lowest_value,
     )
-    bounced = moving & functools.reduce(jnp.logical_or, due, jnp.zeros((), bool))
-    waits = bounced & scheme.bounces_in_place
-    progressed = loss < state.lowest_value
 
+
+def restore_or_bounce(settings: Settings, gradient: PyTree, state: ECDState, seen: Outlook) -> Aim:
+    """Part of the kick; then the energy is restored (Eq. 48), or the momentum bounces."""
+    scheme, shell, dtype = settings.integrator, seen.shell, state.energy.dtype
+    eps1 = jnp.asarray(settings.eps1, dtype)
     # Where the energy asks for momentum and there is none, it sets off along minus the gradient:
     # the momentum Pi - 1 g, rescaled.
-    off_shell = jnp.abs(state.momentum_sq - shell.momentum_sq) >= eps1
-    lost = (state.momentum_sq <= 0) & off_shell & ~bounced & settings.conserve_energy
-    starts = moving & (length > 0) & (first | lost)
-    before = jnp.where(starts, 1, jnp.where(first, 0, scheme.kick_before * kick))
-    after = jnp.where(waits, 0, scheme.kick_after * kick)
+    off_shell = jnp.abs(state.momentum_sq - shell.asked_sq) >= eps1
+    lost = (state.momentum_sq <= 0) & off_shell & ~seen.bounced & settings.conserve_energy
+    starts = seen.moving & (seen.length > 0) & (seen.first | lost)
+    before = jnp.where(starts, 1, jnp.where(seen.first, 0, scheme.kick_before * seen.kick))
+    after = jnp.where(seen.waits, 0, scheme.kick_after * seen.kick)
     if scheme.kick_before:
-        here_sq = _kicked_sq(state.momentum, state.momentum_sq, before, gradient, gradient_sq)
+        found_sq = momenta.kicked_sq(
+            state.momentum, state.momentum_sq, before, gradient, seen.gradient_sq
+        )
     else:
-        here_sq = jnp.where(starts, gradient_sq, state.momentum_sq)
-    here = jnp.sqrt(here_sq)
+        found_sq = jnp.where(starts, seen.gradient_sq, state.momentum_sq)
+    found = momenta.root(found_sq)
+    restores = settings.conserve_energy & (jnp.abs(found_sq - shell.asked_sq) >= eps1)
+    restores = starts | (seen.moving & restores)
+    scale = jnp.where(restores, seen.length / jnp.where(found > 0, found, 1), 1)
 
-    # Restore the energy.
-    conserves = moving & settings.conserve_energy & (jnp.abs(here_sq - shell.momentum_sq) >= eps1)
-    scale = jnp.where(starts | conserves, length / jnp.where(here > 0, here, 1), 1)
-
-    # Bounce, or turn. Algorithm 1 keeps |Pi| in a bounce; the next step restores the energy.
-    aimless = bounced | (starts & ((here <= 0) | settings.starts_at_random))
-    nus = [rule.rotation for rule in settings.rules if rule.rotation is not None]
-    nu = jnp.sqrt(sum((jnp.asarray(nu, dtype) ** 2 for nu in nus), start=jnp.zeros((), dtype)))
-    turns = moving & ~first & ~aimless & (nu > 0) & (here > 0)
+    # Algorithm 1 keeps |Pi| in a bounce; the next step restores the energy.
+    aimless = seen.bounced | (starts & ((found <= 0) | settings.starts_at_random))
+    turns = seen.moving & ~seen.first & ~aimless & (seen.turn > 0) & (found > 0)
     draws = aimless | turns  # both only when moving, hence when good
-    keep = jnp.where(aimless, 0, jnp.ones((), dtype)) if nus else None
-    mix = jnp.where(aimless, 1, nu * here)
-    keeps_length = bounced if scheme.bounces_in_place or not settings.conserve_energy else False
-    drawn_length = jnp.where(starts, length, jnp.where(keeps_length, here, scale * here))
+    can_turn = not all(rule.is_whole for rule in settings.rules)
+    keep = jnp.where(aimless, 0, jnp.ones((), dtype)) if can_turn else None
+    mix = jnp.where(aimless, 1, seen.turn * found)
+    keeps = seen.bounced if scheme.bounces_in_place or not settings.conserve_energy else False
+    drawn_length = jnp.where(starts, seen.length, jnp.where(keeps, found, scale * found))
 
     def drawn():
-        base, size = _draw(settings, state, draws, keep, before, gradient, mix)
+        key = jax.random.fold_in(typed_key(state.key, settings.key), state.count)
+        base, size = momenta.draw(key, state.momentum, draws, keep, before, gradient, mix)
         stretch = drawn_length / jnp.maximum(size, jnp.finfo(dtype).tiny)
         stretch = jnp.where(draws, stretch, scale)
-        return base, stretch, jnp.where(draws, after, scale * before + after), good
+        return base, stretch, jnp.where(draws, after, scale * before + after), seen.good
 
-    # Kick, and the momentum as it is stored. The numbers of the pass come out of the `cond`, where
-    # XLA cannot take them apart again to compute them anew at every entry.
-    base, stretch, kick, good = jax.lax.cond(
-        any_lane(draws), drawn, lambda: (state.momentum, scale, scale * before + after, good)
-    )
-    kicked = _combine(stretch, base, -kick, gradient)
+    def kept():
+        return state.momentum, scale, scale * before + after, seen.good
+
+    # The numbers come out of the `cond`, where XLA cannot take them apart again to compute them
+    # anew at every entry.
+    aim: tuple[Any, ...] = jax.lax.cond(any_lane(draws), drawn, kept)
+    return Aim(*aim, starts=starts, found_sq=found_sq)
+
+
+def kick(gradient: PyTree, aim: Aim, seen: Outlook) -> tuple[PyTree, Scalar]:
+    """The momentum after the kick (Eq. 11) as it is stored, and its square."""
+    kicked = momenta.combine(aim.stretch, aim.base, -aim.pull, gradient)
     # Where the step is not good nothing was drawn, and `base` is the old momentum. (Naming the old
     # momentum itself here would keep its buffer alive, at the cost of a copy at every step.)
     momentum = jax.tree.map(
-        lambda new, old: jnp.where(good, new.astype(old.dtype), old), kicked, base
+        lambda new, old: jnp.where(aim.good, new.astype(old.dtype), old), kicked, aim.base
     )
     # The barrier makes this the norm of what is stored, rounded to its type, read once.
-    momentum_sq = trees.squared_norm(jax.lax.optimization_barrier(momentum)).astype(dtype)
+    stored = jax.lax.optimization_barrier(momentum)
+    return momentum, trees.squared_norm(stored).astype(seen.dt.dtype)
 
-    # Drift.
-    v, drift_sq = shell.v, shell.momentum_sq
-    if scheme.drifts_at_midpoint:
+
+def drift(
+    settings: Settings, gradient: PyTree, seen: Outlook, momentum: PyTree, momentum_sq: Scalar
+) -> PyTree:
+    """The displacement of the parameters (Eq. 12)."""
+    hamiltonian, shell, dtype = settings.hamiltonian, seen.shell, seen.dt.dtype
+    v, q = shell.v, shell.asked_sq
+    if settings.integrator.drifts_at_midpoint:
         projected = trees.inner(momentum, gradient).astype(dtype)
-        velocity = velocity_factor(hamiltonian, v, shell.momentum_sq) * projected
+        rate = velocity_factor(hamiltonian, v, shell.asked_sq) * projected
         # A step too long for the valley must not make V negative.
-        v = jnp.clip(v + dt / 2 * shell.slope * velocity, v / 2, 2 * v).astype(dtype)
-        drift_sq = jnp.maximum(hamiltonian.momentum_sq(v, shell.energy), 0).astype(dtype)
+        v = jnp.clip(v + seen.dt / 2 * shell.slope * rate, v / 2, 2 * v).astype(dtype)
+        q = jnp.maximum(hamiltonian.momentum_sq(v, shell.energy), 0).astype(dtype)
     if hamiltonian.drift == "kicked":
-        drift_sq = momentum_sq
-    drift = dt * velocity_factor(hamiltonian, v, drift_sq).astype(dtype)
-    drift = jnp.where(moving & ~waits, drift, 0)
+        q = momentum_sq
+    factor = seen.dt * velocity_factor(hamiltonian, v, q).astype(dtype)
+    factor = jnp.where(seen.moving & ~seen.waits, factor, 0)
 
     def displacement(pi, g):
         if not trees.is_floating(pi):
             return jnp.zeros_like(pi if g.dtype == jax.dtypes.float0 else g)
         # Zero times the momentum is zero: the momentum is finite whatever the gradient is.
-        return (drift.astype(trees.accumulator_dtype(pi)) * pi.astype(_wide(pi))).astype(g.dtype)
+        wide = trees.accumulator_dtype(pi)
+        return (factor.astype(wide) * pi.astype(wide)).astype(g.dtype)
 
-    update = jax.tree.map(displacement, momentum, gradient)
-    speed = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype) * jnp.sqrt(momentum_sq)
-    error = hamiltonian.energy(shell.v, here_sq).astype(dtype) - shell.energy
+    return jax.tree.map(displacement, momentum, gradient)
 
-    def count_if(condition, number):
-        return jnp.where(condition, optax.safe_increment(number), number)
 
-    def where_moving(new, old):
-        return jax.tree.map(lambda new, old: jnp.where(moving, new, old), new, old)
-
-    def where_good(new, old):
-        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
-
-    return update, ECDState(
-        count=count_if(good, state.count),
-        energy=where_moving(shell.energy, state.energy),
-        momentum=momentum,
-        momentum_sq=where_moving(momentum_sq, state.momentum_sq),
-        potential=where_good(shell.potential, state.potential),
-        speed=where_moving(speed, state.speed),
-        speed_limit=where_moving(
-            jnp.asarray(hamiltonian.speed_limit(shell.v, shell.energy), dtype), state.speed_limit
-        ),
-        energy_error=where_moving(jnp.where(first | starts, 0, error), state.energy_error),
-        initial_value=where_moving(
-            jnp.where(first, loss, state.initial_value), state.initial_value
-        ),
-        # A bounce of Algorithm 1 does not look at the loss.
-        lowest_value=jnp.where(good & progressed & ~waits, loss, state.lowest_value),
-        f_min=where_good(shell.f_min, state.f_min),
-        num_bounces=count_if(bounced, state.num_bounces),
-        num_halted=count_if(good & halted, state.num_halted),
-        num_clamped=count_if(clamped, state.num_clamped),
-        num_skipped=count_if(~good, state.num_skipped),
-        counters=tuple(
-            where_moving(rule.advance(counters, due, bounced, progressed), counters)
-            for rule, counters, due in zip(settings.rules, state.counters, due, strict=True)
-        ),
-        bracket=where_good(shell.bracket, state.bracket),
-        key=state.key,
+def remember(
+    settings: Settings,
+    state: ECDState,
+    loss: Scalar,
+    seen: Outlook,
+    aim: Aim,
+    momentum: PyTree,
+    momentum_sq: Scalar,
+) -> ECDState:
+    """The next state: what the next step needs, and what only shows."""
+    hamiltonian, shell, dtype = settings.hamiltonian, seen.shell, seen.dt.dtype
+    loss = loss.astype(dtype)
+    speed = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype) * momenta.root(
+        momentum_sq
     )
+    error = hamiltonian.energy(shell.v, aim.found_sq).astype(dtype) - shell.energy
+    rules = zip(settings.rules, state.counters, seen.due, strict=True)
+    if_moving = {
+        "energy": shell.energy,
+        "momentum_sq": momentum_sq,
+        "initial_value": jnp.where(seen.first, loss, state.initial_value),
+        # A bounce that is passed over counts for the rules like one that is made.
+        "counters": tuple(
+            rule.advance(counters, due, seen.wanted, seen.progressed)
+            for rule, counters, due in rules
+        ),
+        "speed": speed,
+        "speed_limit": jnp.asarray(hamiltonian.speed_limit(shell.v, shell.energy), dtype),
+        "energy_error": jnp.where(seen.first | aim.starts, 0, error),
+    }
+    if_good = {"f_min": shell.f_min, "bracket": shell.bracket, "potential": shell.potential}
+    counts = {
+        "count": aim.good,
+        "num_bounces": seen.bounced,
+        "num_stayed": seen.wanted & shell.arrived,
+        "num_halted": aim.good & seen.halted,
+        "num_clamped": seen.moving & shell.exceeded,
+        "num_skipped": ~aim.good,
+    }
+    old = state._asdict()
+
+    def where(flag, new):
+        return {
+            name: jax.tree.map(lambda new, old: jnp.where(flag, new, old), value, old[name])
+            for name, value in new.items()
+        }
+
+    return state._replace(
+        momentum=momentum,
+        # A bounce of Algorithm 1 does not look at the loss.
+        lowest_value=jnp.where(aim.good & seen.progressed & ~seen.waits, loss, state.lowest_value),
+        **where(seen.moving, if_moving),
+        **where(aim.good, if_good),
+        **{
+            name: jnp.where(flag, optax.safe_increment(old[name]), old[name])
+            for name, flag in counts.items()
+        },
+    )
+
+
+def _contained(update: PyTree, after: ECDState, before: ECDState) -> tuple[PyTree, ECDState]:
+    """Nothing at all where a displacement is infinite in the type of its parameter."""
+    leaves = jax.tree.leaves(update)
+    if not any(momenta.is_narrow(leaf, before.energy.dtype) for leaf in leaves):
+        return update, after  # only a type with a smaller range makes an infinity of one
+    fits = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    before = before._replace(num_skipped=optax.safe_increment(before.num_skipped))
+    update = jax.tree.map(lambda x: jnp.where(fits, x, jnp.zeros_like(x)), update)
+    return update, jax.tree.map(lambda new, old: jnp.where(fits, new, old), after, before)

@@ -34,12 +34,13 @@ A fifth takes five lines:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from kinopt._typing import Scalar
+from kinopt._checks import check_choice, check_function, check_number, is_plain
+from kinopt._typing import Number, Scalar
 
 __all__ = [
     "Hamiltonian",
@@ -54,9 +55,8 @@ __all__ = [
 ScalarFunction: TypeAlias = Callable[[Any, Any], Any]
 """A function of two scalars."""
 
-
-Number: TypeAlias = Scalar | float
-"""A scalar array or a Python number."""
+Drift: TypeAlias = Literal["shell", "kicked"]
+"""Whose momentum the velocity factor of the drift is: see `Hamiltonian`."""
 
 
 def _unlimited(v: Scalar, energy: Scalar) -> Scalar:
@@ -93,15 +93,16 @@ class Hamiltonian:
     momentum_sq: ScalarFunction
     initial_energy: ScalarFunction | None = None
     moves_from_rest: bool = True
-    drift: str = "shell"
+    drift: Drift = "shell"
     speed_limit: ScalarFunction = _unlimited
 
     def __post_init__(self):
-        if self.drift not in ("shell", "kicked"):
-            raise ValueError(
-                f"drift must be 'shell' or 'kicked', the two drift rules that exist; got "
-                f"{self.drift!r}"
-            )
+        check_function("energy", self.energy, "H(V, q)")
+        check_function("momentum_sq", self.momentum_sq, "q(V, E), the inverse of H")
+        check_function("speed_limit", self.speed_limit, "c(V, E)")
+        if self.initial_energy is not None:
+            check_function("initial_energy", self.initial_energy, "V, delta E -> E")
+        check_choice("drift", self.drift, Drift)
 
     def start(self, v: Number, extra_energy: Number) -> Scalar:
         """Energy of a run that starts at potential `v` with `extra_energy` (Eq. 13).
@@ -250,7 +251,7 @@ def logarithmic() -> Hamiltonian:
     )
 
 
-def separable(s=1.0) -> Hamiltonian:
+def separable(s: Number = 1.0) -> Hamiltonian:
     """The separable Hamiltonian of ECDSep.
 
     $$
@@ -265,17 +266,26 @@ def separable(s=1.0) -> Hamiltonian:
     Args:
       s: regularizer s >= 0 of the logarithm. With s = 0 a run needs extra energy.
 
+    Raises:
+      TypeError: if `s` is not a number.
+      ValueError: if `s` is negative.
+
     Reference: De Luca, Gatti, Silverstein, "Improving Energy Conserving Descent for Machine
     Learning: Theory and Practice" (2023).
 
     >>> float(separable(s=4.0).speed_limit(1.0, 1.0))
     0.5
     """
+    check_number("s", s, least=0)
+
+    def like(x):
+        return jnp.asarray(s, jnp.result_type(x, float))
+
     return Hamiltonian(
-        energy=lambda v, p2: jnp.log(v) + jnp.log(s + p2),
-        momentum_sq=lambda v, e: jnp.exp(e - jnp.log(v)) - s,
-        initial_energy=lambda v, extra: jnp.log(v) + jnp.log(s + extra),
-        moves_from_rest=not (isinstance(s, int | float) and s == 0),
+        energy=lambda v, p2: jnp.log(v) + jnp.log(like(p2) + p2),
+        momentum_sq=lambda v, e: jnp.exp(e - jnp.log(v)) - like(v),
+        initial_energy=lambda v, extra: jnp.log(v) + jnp.log(like(v) + extra),
+        moves_from_rest=not (is_plain(s) and float(s) == 0),
         drift="kicked",
-        speed_limit=lambda v, e: 1 / jnp.sqrt(jnp.asarray(s, jnp.result_type(v))),
+        speed_limit=lambda v, e: 1 / jnp.sqrt(like(v)),
     )

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kinopt
 from kinopt import bounces
+from tests.descents import run
 
 
 def _algorithm_1(progress, every, times, waits):
@@ -49,22 +51,38 @@ def test_no_fixed_bounce_when_times_is_zero():
     assert not any(_play([bounces.periodic(2, 0)], [False] * 10))
 
 
-def test_rotation_is_never_due():
+def test_rotation_is_a_partial_bounce_at_every_step():
     rule = bounces.rotation(0.1)
-    assert not bool(rule.due(rule.init()))
+    assert bool(rule.due(rule.init()))
+    assert (rule.is_whole, bounces.periodic(3, 1).is_whole) == (False, True)
 
 
-@pytest.mark.parametrize("make", [lambda: bounces.periodic(0, 1), lambda: bounces.patience(0)])
-def test_rules_that_would_bounce_for_ever_are_refused(make):
-    with pytest.raises(ValueError, match="for ever"):
-        make()
+def test_a_partial_refresh_needs_no_step_of_its_own():
+    """Every 4 steps the momentum turns by nu, its length kept; the parameters always move."""
+    n, nu, every = 400, 1e-2, 4
+    tx = kinopt.ecd(
+        0.01, f_min=-1.0, extra_energy=1.0, bounces=bounces.periodic(every, None, nu=nu)
+    )
+    _, (momenta, updates, states) = run(
+        tx,
+        lambda x: 0 * jnp.sum(x),
+        jnp.zeros(n),
+        101,
+        lambda x, value, update, state: (state.momentum, update, state),
+    )
+    lengths = np.linalg.norm(momenta, axis=-1)
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
+    assert (np.linalg.norm(updates, axis=-1) > 0).all()
+    cosines = np.sum(momenta[1:] * momenta[:-1], -1) / lengths[0] ** 2
+    turned = np.flatnonzero(cosines < 1 - 1e-4) + 1
+    np.testing.assert_array_equal(turned, np.arange(every, 101, every))
+    # angle^2 = nu^2 chi^2(n - 1): mean nu sqrt(n), spread nu/sqrt(2); five errors of 25 angles
+    angles = np.arccos(cosines[turned - 1])
+    np.testing.assert_allclose(angles.mean(), nu * np.sqrt(n), rtol=5 / np.sqrt(2 * n * 25) + 0.03)
+    assert int(states.num_bounces[-1]) == 0
+    assert int(states.counters[0].num_fixed[-1]) == 25
 
 
-def test_negative_rotation_is_refused():
-    with pytest.raises(ValueError, match="negative"):
-        bounces.rotation(-1.0)
-
-
-def test_something_else_is_refused():
-    with pytest.raises(TypeError, match="bounce rule"):
-        bounces.as_rules([3])
+def test_none_is_for_ever():
+    bounced = list(_play([bounces.periodic(3, None)], [False] * 40))
+    assert bounced == [n % 4 == 3 for n in range(40)]

@@ -1,6 +1,7 @@
 """bbi and its family against the authors' runs, Algorithm 1 in NumPy, and closed forms."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from kinopt import bounces, hamiltonians
 from tests.descents import rosenbrock, run, zakharov
 
 DATA = pathlib.Path(__file__).parent / "data" / "authors_trajectories.npz"
-NO_BOUNCES = {"fixed_bounce_every": None, "patience": None}
+NO_BOUNCES: dict[str, Any] = {"fixed_bounce_every": None, "patience": None}
 
 
 @pytest.fixture(autouse=True)

@@ -279,25 +279,6 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"ScaleByAdamState.*Put the descent last"):
             kinopt.ecd_stats(tx.init(X))
 
-    def test_a_start_that_could_never_move(self):
-        for hamiltonian in (kinopt.hamiltonians.massive(), kinopt.hamiltonians.logarithmic()):
-            with pytest.raises(ValueError, match="extra_energy > 0"):
-                kinopt.ecd(0.1, hamiltonian)
-
-    @pytest.mark.parametrize(
-        ("settings", "message"),
-        [
-            ({"learning_rate": 0.0}, "learning_rate must be positive"),
-            ({"extra_energy": -1.0}, "extra_energy cannot be negative"),
-            ({"integrator": "verlet"}, "integrator must be one of"),
-            ({"initial_direction": "up"}, "initial_direction must be one of"),
-            ({"fixed_bounce_every": 0}, "for ever"),
-        ],
-    )
-    def test_arguments_out_of_range(self, settings, message):
-        with pytest.raises(ValueError, match=message):
-            kinopt.bbi(**{"learning_rate": 0.1, **settings})
-
     def test_stats_of_something_else(self):
         with pytest.raises(ValueError, match="found 0"):
             kinopt.ecd_stats(optax.sgd(0.1).init(X))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kinopt import hamiltonians
-from kinopt.hamiltonians import Hamiltonian, force_factor, velocity_factor
+from kinopt.hamiltonians import force_factor, velocity_factor
 
 FAMILY = {
     "born_infeld": hamiltonians.born_infeld(),
@@ -139,8 +139,3 @@ def test_energy_at_the_start(name, v, extra, expected):
 def test_force_at_rest_is_what_moves_from_rest_says(name):
     h = FAMILY[name]
     assert h.moves_from_rest == bool(force_factor(h, 2.0, 0.0) > 0)
-
-
-def test_unknown_drift_is_refused():
-    with pytest.raises(ValueError, match="'shell' or 'kicked'"):
-        Hamiltonian(lambda v, q: v + q, lambda v, e: e - v, drift="both")
