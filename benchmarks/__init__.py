@@ -18,3 +18,6 @@ all that are on record.
 
 Nothing in `kinopt` imports this package.
 """
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it: 128 + SIGINT."""

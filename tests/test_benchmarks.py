@@ -1,11 +1,14 @@
 """The command line of the benchmarks, their records and reports, and what runs an experiment."""
 
 import dataclasses
+import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import experiments, markdown, papers, record, report, runner
+from benchmarks import commands, experiments, markdown, papers, record, report, runner
 from benchmarks.__main__ import main
 
 
@@ -86,7 +89,68 @@ def test_every_experiment_has_the_same_shape(name):
     assert name == "tuning" or callable(module.plot)  # its numbers are a list of rates
 
 
+# Where rows go
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The committed results and the working folder, and an experiment that measures one number."""
+    results, here = tmp_path / "results", tmp_path / "here"
+    results.mkdir()
+    here.mkdir()
+    (results / "speed.steps.jsonl").write_text("")
+    monkeypatch.setattr(commands, "RESULTS", results)
+    monkeypatch.chdir(here)
+    presets = {"smoke": OneNumber(), "laptop": OneNumber()}
+    experiment = SimpleNamespace(
+        PRESETS=presets, run=lambda settings: [{"number": 1}], table=lambda rows: "one number"
+    )
+    monkeypatch.setattr(experiments, "load", lambda name: experiment)
+    return results, here
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("preset", ["smoke", "laptop"])
+def test_a_run_leaves_the_committed_results_alone(folders, preset, capsys):
+    results, here = folders
+    assert main(["run", "speed.steps", "--preset", preset]) == 0
+    assert contents(results) == {"speed.steps.jsonl": ""}
+    rows, table = "benchmark-output/speed.steps.jsonl", "benchmark-output/speed.steps.md"
+    assert set(contents(here)) == {rows, table}
+    assert contents(here)[table] == "one number\n"
+    assert rows in capsys.readouterr().out
+
+
+def test_what_is_asked_to_is_committed(folders, capsys):
+    results, here = folders
+    assert main(["run", "speed.steps", "--commit"]) == 0
+    assert list(contents(results)) == ["speed.steps.jsonl"]  # its table is a part of the report
+    assert len(record.read(results / "speed.steps.jsonl")) == 1
+    assert contents(here) == {}
+    assert main(["run", "speed.steps", "--commit", "--preset", "smoke"]) == 2
+    assert "take --preset laptop" in capsys.readouterr().err
+    assert len(record.read(results / "speed.steps.jsonl")) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--tune"]])
+def test_the_demo_leaves_the_committed_results_alone(options, folders, monkeypatch):
+    settings = dataclasses.make_dataclass("Settings", [("data", str, "")], frozen=True)()
+    monkeypatch.setattr(experiments.load(""), "PRESETS", {"laptop": settings})
+    results, here = folders
+    assert main(["demo", *options]) == 0
+    assert contents(results) == {"speed.steps.jsonl": ""}
+    name = "tuning" if options else "demo"
+    assert set(contents(here)) == {f"demo-output/{name}.jsonl", f"demo-output/{name}.md"}
+
+
 # Running
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_an_experiment_may_return_a_list(tmp_path, capsys):
@@ -98,14 +162,39 @@ def test_an_experiment_may_return_a_list(tmp_path, capsys):
 
 
 def test_an_interruption_before_the_first_row_says_so(tmp_path, capsys):
-    def run(settings):
-        raise KeyboardInterrupt
-
     path = tmp_path / "rows.jsonl"
-    status = runner.perform("made_up", made_up(run), "smoke", OneNumber(), path)
+    status = runner.perform("made_up", made_up(interrupted), "smoke", OneNumber(), path)
     assert status == runner.INTERRUPTED
     assert "Nothing was written" in capsys.readouterr().out
     assert not path.exists()
+
+
+def test_an_interruption_while_the_table_is_made_keeps_the_rows(tmp_path, capsys):
+    experiment = SimpleNamespace(run=lambda settings: [{"number": 1}], table=interrupted)
+    path = tmp_path / "rows.jsonl"
+    status = runner.perform("made_up", experiment, "smoke", OneNumber(), path)
+    assert status == runner.INTERRUPTED
+    assert len(record.read(path)) == 1
+    output = capsys.readouterr().out
+    assert "All rows are kept" in output
+    assert str(path) in output
+
+
+def test_an_interruption_while_jax_is_imported_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["list"]) == runner.INTERRUPTED
+    assert "nothing more was written" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """As `python -m benchmarks list | head -1` does, but surely before the first line."""
+    command = [sys.executable, "-m", "benchmarks", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
 
 
 class Killed(BaseException):
@@ -154,26 +243,35 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(
 
 
 @pytest.mark.slow
-def test_a_run_survives_sigkill(tmp_path):
-    """The real thing: a process is killed after its first row, and another one goes on."""
+def test_a_run_survives_ctrl_c_and_sigkill(tmp_path):
+    """The real thing: a process is ended after its first row, another one after its second."""
     path = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "benchmarks", "run", "ko.condensation", "--preset", "smoke"]
-    command += ["--quiet", "--out", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while not (path.exists() and path.read_bytes().count(b"\n")):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.kill()
-    survived = len(record.read(path))
-    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    command += ["--quiet", "--out", str(path), "--resume"]
+
+    def ended_after(num_rows: int, end: Callable[[subprocess.Popen], None]) -> tuple[int, str]:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            while not (path.exists() and path.read_bytes().count(b"\n") >= num_rows):
+                assert process.poll() is None
+                time.sleep(0.05)
+            end(process)
+            output, _ = process.communicate()
+        return process.returncode, output
+
+    status, output = ended_after(1, lambda process: process.send_signal(signal.SIGINT))
+    assert status == runner.INTERRUPTED
+    assert "Interrupted. Measured until then" in output
+    assert "Traceback" not in output
+    first = len(record.read(path))
+    ended_after(first + 1, subprocess.Popen.kill)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     rows = record.read(path)
-    settings = experiments.load("ko.condensation").PRESETS["smoke"]
-    expected = [
-        (law, c)
-        for law in settings.laws
-        for c in experiments.load("ko.condensation").COEFFICIENTS[law]
-    ]
-    assert survived < len(expected)
+    module = experiments.load("ko.condensation")
+    laws = module.PRESETS["smoke"].laws
+    expected = [(law, c) for law in laws for c in module.COEFFICIENTS[law]]
+    assert first < len(expected)
     assert [(row["law"], row["coll_coef"]) for row in rows] == expected
     assert len({row["date"] for row in rows}) == 1
 

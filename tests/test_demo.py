@@ -162,6 +162,11 @@ def test_an_interrupted_demo_keeps_what_was_done(tmp_path, capsys, monkeypatch):
     assert "Interrupted" in capsys.readouterr().out
     assert (tmp_path / "demo.md").exists()
     assert (tmp_path / "demo.png").exists()
+    monkeypatch.setattr(Training, "advance", advance)
+    assert main([*arguments, "--resume"]) == 0
+    rows = record.read(tmp_path / "demo.jsonl")
+    assert [row["finished"] for row in rows] == [False, False, True, True]
+    assert len({row["date"] for row in rows}) == 1
 
 
 def test_a_demo_without_seeds_is_refused(capsys):
