@@ -6,6 +6,7 @@ import io
 import pathlib
 import re
 import sys
+import tomllib
 
 import jax.numpy as jnp
 import jaxtyping
@@ -163,3 +164,12 @@ def test_the_readme_example_runs_as_pasted():
     assert loss
     assert float(loss[1]) < 0.5
     assert "head/kernel" in printed.getvalue()
+
+
+def test_no_address_is_made_up():
+    """What is not known is left out: where the repository is published, and whom to write to."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not {"urls", "authors", "maintainers"} & project.keys()
+    citation = (ROOT / ".github" / "CITATION.cff").read_text()
+    assert not re.search(r"^ *-? *(url|repository[\w-]*|doi|email|orcid):", citation, re.MULTILINE)
+    assert "http" not in citation
