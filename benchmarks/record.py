@@ -30,11 +30,12 @@ __all__ = [
     "Done",
     "Row",
     "append",
-    "latest",
+    "current",
     "mend",
     "provenance",
     "read",
     "to_resume",
+    "where",
 ]
 
 Row = dict[str, Any]
@@ -136,16 +137,35 @@ def read(path: Path) -> list[Row]:
     return list(_rows(path)) if path.exists() else []
 
 
-def latest(rows: list[Row]) -> list[Row]:
-    """The rows of the last run only."""
-    return [row for row in rows if row["date"] == rows[-1]["date"]]
+def where(rows: list[Row], **values: Any) -> list[Row]:
+    """The rows that have these values.
+
+    >>> where([{"law": "soft", "rate": 0.1}, {"law": "hard", "rate": 0.1}], law="hard")
+    [{'law': 'hard', 'rate': 0.1}]
+    """
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def current(rows: list[Row]) -> list[list[Row]]:
+    """The last run of each preset and data set, the newest first: what nothing supersedes."""
+
+    def kind(row: Row) -> tuple[str, str]:
+        return row["preset"], str(row["settings"].get("data"))
+
+    last: dict[tuple[str, str], str] = {}
+    for row in rows:
+        last.pop(kind(row), None)  # so that the newest run comes last
+        last[kind(row)] = row["date"]
+    return [
+        [row for row in rows if (kind(row), row["date"]) == run] for run in reversed(last.items())
+    ]
 
 
 def to_resume(rows: list[Row], origin: Row) -> list[Row]:
     """The rows of the last run of this experiment with this preset and these settings."""
     kin = _plain({name: origin[name] for name in ("experiment", "preset", "settings")})
     same = [row for row in rows if kin.items() <= {key: row[key] for key in kin}.items()]
-    return latest(same) if same else []
+    return where(same, date=same[-1]["date"]) if same else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import INTERRUPTED, record
+from benchmarks import INTERRUPTED, reading, record
 from benchmarks.record import Done, Row
 
 __all__ = ["INTERRUPTED", "perform"]
@@ -77,14 +77,15 @@ def _show(
     name: str, experiment: ModuleType, rows: list[Row], table_path: Path | None, folder: Path
 ) -> None:
     """Prints the table, writes it where it is to be, and draws the picture."""
-    if hasattr(experiment, "table"):
-        text = experiment.table(rows)
-        print(f"\n{text}\n")
-        if table_path is not None:
-            table_path.write_text(text + "\n", encoding="utf-8")
-            print("Table:", table_path)
-    if hasattr(experiment, "plot"):
-        print("Picture:", experiment.plot(rows, folder))
+    text = reading.tables(experiment, rows)
+    print(f"\n{text}\n")
+    if headline := reading.headline(experiment, rows):
+        print(f"In short: {headline}.\n")
+    if table_path is not None:
+        table_path.write_text(text + "\n", encoding="utf-8")
+        print("Table:", table_path)
+    if path := reading.save_picture(name, experiment, rows, folder):
+        print("Picture:", path)
 
 
 def _remaining(experiment: ModuleType, settings: Any, done: Done) -> Iterable[Row]:

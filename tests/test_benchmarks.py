@@ -15,8 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from benchmarks import commands, experiments, markdown, papers, record, report, runner
+from benchmarks import (
+    commands,
+    experiments,
+    markdown,
+    papers,
+    reading,
+    record,
+    report,
+    runner,
+)
 from benchmarks.__main__ import main
 
 
@@ -27,8 +37,11 @@ class OneNumber:
     seed: int = 3
 
 
-def made_up(run=None):
-    return SimpleNamespace(run=run)
+def made_up(run=None, **more):
+    def table(rows):
+        return f"found {[row.get('number') for row in rows]}"
+
+    return SimpleNamespace(run=run, table=table, READING="How to read it", **more)
 
 
 # Command line
@@ -170,7 +183,8 @@ def test_an_interruption_before_the_first_row_says_so(tmp_path, capsys):
 
 
 def test_an_interruption_while_the_table_is_made_keeps_the_rows(tmp_path, capsys):
-    experiment = SimpleNamespace(run=lambda settings: [{"number": 1}], table=interrupted)
+    experiment = made_up(lambda settings: [{"number": 1}])
+    experiment.table = interrupted
     path = tmp_path / "rows.jsonl"
     status = runner.perform("made_up", experiment, "smoke", OneNumber(), path)
     assert status == runner.INTERRUPTED
@@ -308,14 +322,24 @@ def test_a_row_says_where_it_comes_from(tmp_path):
     measured = {"array": np.arange(2), "scalar": jnp.float32(0.5), "unknown": float("nan")}
     record.append(path, measured, origin)
     record.append(path, {"array": [], "scalar": 1.0, "unknown": None}, origin)
-    first, second = record.read(path)
+    first, _ = record.read(path)
     assert (first["array"], first["scalar"], first["unknown"]) == ([0, 1], 0.5, None)
     assert (first["experiment"], first["preset"]) == ("speed.made_up", "smoke")
     assert (first["settings"], first["seed"]) == ({"seed": 3}, 3)
     assert first["device"]["count"] == jax.device_count()
     assert first["versions"]["jax"] == jax.__version__
     assert {"kinopt", "jaxlib", "optax", "flax", "numpy", "python"} < first["versions"].keys()
-    assert record.latest([{"date": "before"}, first, second]) == [first, second]
+
+
+def test_a_run_is_superseded_by_the_next_of_its_preset_and_data_set():
+    def row(date, preset="laptop", **settings):
+        return {"date": date, "preset": preset, "settings": settings}
+
+    old, new, other = row(1, data="digits"), row(4, data="digits"), row(2, data="mnist")
+    more, plain = row(3, preset="paper", data="digits"), row(5)
+    assert record.current([old, old, other, more, new, new]) == [[new, new], [more], [other]]
+    assert record.current([plain, row(6), row(6)]) == [[row(6), row(6)]]
+    assert record.current([]) == []
 
 
 def test_a_row_cannot_measure_its_origin(tmp_path):
@@ -341,13 +365,14 @@ def test_the_commit_is_unknown_without_git(monkeypatch):
 def test_the_report_has_a_section_for_each_experiment_with_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "load", lambda name: made_up())
     origin = record.provenance("tuning", "smoke", OneNumber())
-    for value in (1.0, 0.123456):
-        measured = {"ratio": value, "kind": "dense", "curve": [1, 2]}
-        record.append(tmp_path / "tuning.jsonl", measured, origin)
+    for date in ("before", "now"):
+        row = {**origin, "date": date, "preset": "laptop"}
+        record.append(tmp_path / "tuning.jsonl", {"number": len(date)}, row)
+    record.append(tmp_path / "tuning.jsonl", {"number": 7}, origin)
     text = report.build(tmp_path, tmp_path / "RESULTS.md").read_text()
     assert "## tuning: Which learning rate" in text
-    assert "0.1235" in text
-    assert "curve" not in text
+    assert "found [7]\n\nfound [3]\n\nHow to read it" in text
+    assert "[6]" not in text  # superseded
     assert "## demo" not in text
 
 
@@ -359,26 +384,38 @@ def test_the_committed_report_is_what_the_committed_rows_give(tmp_path):
 
 def test_the_report_lists_every_item_of_both_papers_with_its_state():
     text = (report.FOLDER / "RESULTS.md").read_text()
+    anchors = [report._anchor(name) for name in experiments.names()]
     for item in papers.ITEMS:
         (line,) = [line for line in text.splitlines() if item.claim in line]
         state = line.split("|")[-2].strip()
         assert state
         for anchor in re.findall(r"\(#(.*?)\)", state):
-            assert anchor in [report._anchor(name) for name in experiments.names()]
+            assert anchor in anchors
 
 
 def test_the_report_draws_pictures_where_it_is_asked_to(tmp_path, monkeypatch):
-    def plot(rows, folder):
-        (folder / "tuning.png").write_bytes(b"drawn")
-
-    experiment = SimpleNamespace(plot=plot, headline=lambda rows: "found")
+    experiment = made_up(plot=lambda rows: Figure(), headline=lambda rows: "found")
     monkeypatch.setattr(experiments, "load", lambda name: experiment)
     origin = record.provenance("tuning", "smoke", OneNumber())
     record.append(tmp_path / "tuning.jsonl", {"value": 1}, origin)
     assert "![" not in report.build(tmp_path, tmp_path / "RESULTS.md").read_text()
     drawn = report.build(tmp_path, tmp_path / "RESULTS.md", draw=True).read_text()
+    assert (tmp_path / "tuning.png").read_bytes().startswith(b"\x89PNG")
     assert "![tuning](results/tuning.png)" in drawn
     assert report.build(tmp_path, tmp_path / "RESULTS.md").read_text() == drawn
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_the_committed_rows_make_a_picture_and_a_headline(name):
+    module = experiments.load(name)
+    results = report.FOLDER / "results"
+    rows = record.read(results / f"{name}.jsonl")
+    drawn = hasattr(module, "plot") and bool(rows)
+    assert reading.picture_file(name, results).exists() == drawn
+    if drawn:
+        assert module.plot(record.current(rows)[0]).axes
+    if rows and hasattr(module, "headline"):
+        assert reading.headline(module, rows)
 
 
 def test_a_table_has_columns_of_one_width():

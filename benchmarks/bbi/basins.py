@@ -39,18 +39,18 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 import kinopt.plots
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 
 __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
@@ -356,7 +356,7 @@ def _z(counts: jax.Array, ratio: float) -> float:
 
 
 def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in latest(rows) if row["kind"] == kind]
+    return [row for row in rows if row["kind"] == kind]
 
 
 def table(rows: list[Row]) -> str:
@@ -413,15 +413,11 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Trajectories (Fig. 5), the running ratio (Fig. 6), all ratios, and the density of V."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     theory = _of_kind(rows, "theory")[0]
     entries = _of_kind(rows, "first entry")
     figure = Figure(figsize=(11, 9), layout="constrained")
-    FigureCanvasAgg(figure)
     (path_axes, running_axes), (ratio_axes, density_axes) = figure.subplots(2, 2)
 
     protocol = PROTOCOLS["authors' protocol"]
@@ -484,6 +480,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     density_axes.set(xlabel="potential V", ylabel="share of time", yscale="log")
     density_axes.set_title("Time at each V in a bowl, n = 2")
     density_axes.legend(frameon=False)
-    target = Path(folder) / "bbi.basins.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

@@ -28,13 +28,13 @@ had.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optuna
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import checkpoint, data, vision
@@ -43,7 +43,7 @@ from benchmarks.ko.images import load
 from benchmarks.markdown import table_of
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.statistics import paired_p
 
 __all__ = ["METHODS", "PRESETS", "Settings", "Task", "headline", "plot", "run", "table"]
@@ -312,7 +312,7 @@ def _tuned(
 def _groups(rows: list[Row]) -> dict[str, dict[str, list[Row]]]:
     """The networks of the last run by data set, then by method, seed by seed."""
     found: dict[str, dict[str, list[Row]]] = {}
-    for row in latest(rows):
+    for row in rows:
         if row["stage"] == "test":
             found.setdefault(row["data"], {}).setdefault(row["method"], []).append(row)
     return found
@@ -371,10 +371,8 @@ def headline(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Test error along the training, and the final accuracies of all networks."""
-    from matplotlib.figure import Figure
-
     from kinopt.plots import training_curves
 
     groups = _groups(rows)
@@ -391,6 +389,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
         left.legend(frameon=False, fontsize=9)
         right.boxplot([_final(part) for part in methods.values()], tick_labels=list(methods))
         right.set(ylabel="final test accuracy (%)", title=f"{len(methods['sgd'])} networks each")
-    path = Path(folder) / "bbi.images.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -31,19 +31,19 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.bbi import _poisson as poisson
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from kinopt._typing import PyTree, Scalar
 
 __all__ = ["PRESETS", "Settings", "headline", "loss", "outcomes", "plot", "run", "table"]
@@ -328,7 +328,7 @@ def _shooting(problem: poisson.Poisson, centers: list[float]) -> Row:
 
 
 def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in latest(rows) if row["kind"] == kind]
+    return [row for row in rows if row["kind"] == kind]
 
 
 def _share(row: Row, solution: int) -> str:
@@ -403,9 +403,8 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Sections of both solutions, exact and found (Fig. 7); the way to them; all ends."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
     shot = _of_kind(rows, "shooting")[-1]
@@ -461,6 +460,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     end_axes.set(xscale="log", xlabel="relative error to the nearer solution")
     end_axes.xaxis.set_minor_formatter(NullFormatter())
     end_axes.set_title("At the end: blue u_an, red the other, grey neither")
-    target = Path(folder) / "bbi.pde.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

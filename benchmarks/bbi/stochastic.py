@@ -37,18 +37,18 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 
 __all__ = ["PRESETS", "Batches", "Settings", "headline", "plot", "run", "steady_state", "table"]
 
@@ -390,7 +390,7 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
 
 
 def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in latest(rows) if row["kind"] == kind]
+    return [row for row in rows if row["kind"] == kind]
 
 
 def _with_error(estimate: list[float], digits: int = 3) -> str:
@@ -479,9 +479,8 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Errors against the time step, and the spread in the shallow direction against time."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -506,6 +505,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     right.set(xscale="log", yscale="log", xlabel="step", ylabel="mean square, shallow direction")
     right.set_title("Diffusion of tuned methods")
     right.legend(frameon=False)
-    target = Path(folder) / "bbi.stochastic.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

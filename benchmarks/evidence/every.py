@@ -22,11 +22,11 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.ko import condensation
@@ -34,7 +34,7 @@ from benchmarks.ko.condensation import HIDDEN_LAYER, significant
 from benchmarks.markdown import table_of
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 from kinopt.plots import PALETTE
 
@@ -144,7 +144,7 @@ def _costs(law: str, settings: Settings) -> Iterator[Row]:
 
 # Reading the rows
 
-READING = """\
+_READING = """\
 Means and standard errors over paired seeds: mean abs. cosine of the hidden neurons at step {shown},
 and the loss at step {last}. Times are medians over turns with their 95 % intervals, in those of
 `every=1`."""
@@ -153,7 +153,7 @@ and the loss at step {last}. Times are medians over turns with their 95 % interv
 def _effects(rows: list[Row]) -> dict[tuple[str, str], dict[tuple[str, int], Row]]:
     """Rows of the last run by activation and law, then by road and spacing; k = 1 is on all."""
     found: dict[tuple[str, str], dict[tuple[str, int], Row]] = {}
-    for row in latest(rows):
+    for row in rows:
         if row["stage"] == "effect":
             part = found.setdefault((row["activation"], row["law"]), {})
             for road in ROADS if row["spacing"] == 1 else (row["road"],):
@@ -172,7 +172,7 @@ def table(rows: list[Row]) -> str:
                 for road in ROADS
             ]
             lines.append([activation, law, str(k), *(pairs if k > 1 else [pairs[0], "", ""])])
-    costs = [row for row in latest(rows) if row["stage"] == "cost"]
+    costs = [row for row in rows if row["stage"] == "cost"]
     settings = rows[-1]["settings"]
     features, neurons = settings["shape"]
     return "\n\n".join(
@@ -192,7 +192,7 @@ def table(rows: list[Row]) -> str:
                     for row in costs
                 ],
             ),
-            READING.format(shown=settings["shown_step"], last=settings["num_steps"]),
+            _READING.format(shown=settings["shown_step"], last=settings["num_steps"]),
         ]
     )
 
@@ -205,7 +205,7 @@ def headline(rows: list[Row]) -> str:
     for law in LAWS:
         ratio = next(
             row["ratio"][0]
-            for row in latest(rows)
+            for row in rows
             if row["stage"] == "cost" and (row["law"], row["spacing"]) == (law, k)
         )
         groups = [part for (_, name), part in _effects(rows).items() if name == law]
@@ -221,10 +221,8 @@ def headline(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Cosine and loss over the spacing, a column for each activation and law."""
-    from matplotlib.figure import Figure
-
     groups = _effects(rows)
     figure = Figure(figsize=(2.4 * len(groups), 4.6), layout="constrained")
     grid = figure.subplots(2, len(groups), squeeze=False, sharex=True)
@@ -247,6 +245,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
     grid[1, 0].set_ylabel("loss at the end", fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="outside lower center", fontsize=8, frameon=False)
-    path = folder / "evidence.every.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -27,19 +27,19 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.experiments import UsageError
 from benchmarks.markdown import table_of
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.train import accepted_fraction
 from kinopt import metrics
 from kinopt._typing import PyTree
@@ -224,7 +224,7 @@ def significant(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-READING = """\
+_READING = """\
 Means and standard errors over seeds, each with its own samples, start and collisions. Cosines and
 effective rank (of at most 6) are taken at step {shown}, the paper's epoch 100; the loss at step
 {last}. The column of the loss is bold where it is below that without collisions by two standard
@@ -233,7 +233,6 @@ errors of the paired difference, and in italics where it is above by as much."""
 
 def table(rows: list[Row]) -> str:
     """The last run at its highest learning rate, and in short at the others."""
-    rows = latest(rows)
     rates = sorted({row["rate"] for row in rows}, reverse=True)
     header = [
         "activation",
@@ -265,7 +264,7 @@ def table(rows: list[Row]) -> str:
         for rate in rates[1:]
     ]
     settings = rows[0]["settings"]
-    reading = READING.format(shown=settings["shown_step"], last=settings["num_steps"])
+    reading = _READING.format(shown=settings["shown_step"], last=settings["num_steps"])
     return "\n\n".join([*parts, reading])
 
 
@@ -313,7 +312,6 @@ def _short(rows: list[Row], rate: float) -> str:
 
 def headline(rows: list[Row]) -> str:
     """How many activations each law of the paper parts, and at what cost."""
-    rows = latest(rows)
     rate = max(row["rate"] for row in rows)
     rows = [row for row in rows if row["rate"] == rate]
     parts = []
@@ -331,11 +329,8 @@ def headline(rows: list[Row]) -> str:
     return f"mean abs. cosine lower at no higher loss, at some coefficient: {'; '.join(parts)}"
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Heat maps like the paper's, one row for each law; below, cosine and loss by coefficient."""
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     rate = max(row["rate"] for row in rows)
     rows = [row for row in rows if row["rate"] == rate]
     activations = list(dict.fromkeys(row["activation"] for row in rows))
@@ -366,9 +361,7 @@ def plot(rows: list[Row], folder: Path) -> Path:
         fontsize=12,
     )
     _windows(lower.subplots(2, width, squeeze=False, sharex=True), rows, activations)
-    path = folder / "ko.condensation.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure
 
 
 def _windows(grid, rows: list[Row], activations: list[str]) -> None:

@@ -19,11 +19,11 @@ Scale: ResNet-18, 34 and 50 were not run: 200 epochs need a GPU, and none could 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import checkpoint, data, vision
@@ -31,7 +31,7 @@ from benchmarks.data import Split
 from benchmarks.markdown import table_of
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.statistics import paired_p
 from benchmarks.train import Build
 from kinopt.plots import training_curves
@@ -204,7 +204,7 @@ def _tuned(
 def _groups(rows: list[Row]) -> dict[tuple[str, str], dict[str, list[Row]]]:
     """The networks of the last run by (model, data), then by method, seed by seed."""
     found: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in latest(rows):
+    for row in rows:
         if row["stage"] == "test":
             methods = found.setdefault((row["model"], row["data"]), {})
             methods.setdefault(row["method"], []).append(row)
@@ -251,7 +251,7 @@ def table(rows: list[Row]) -> str:
             f"learning rate {plain[0]['rate']:g}.{paper}\n\n"
             f"{table_of([*header, 'difference', 'pairs accepted'], lines)}"
         )
-    return "\n\n".join([*parts, READING])
+    return "\n\n".join(parts)
 
 
 def _p(difference: np.ndarray, method: str) -> str:
@@ -279,10 +279,8 @@ def headline(rows: list[Row]) -> str:
     return "points (largest abs. cosine): " + "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Like Fig. 3: test accuracy above, neuron similarity below, one column for each network."""
-    from matplotlib.figure import Figure
-
     groups = _groups(rows)
     figure = Figure(figsize=(4.6 * len(groups), 6), layout="constrained")
     grid = figure.subplots(2, len(groups), squeeze=False)
@@ -301,6 +299,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
         upper.legend(fontsize=8, frameon=False)
         if lower.get_legend():
             lower.get_legend().remove()
-    path = folder / "ko.images.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -23,7 +23,6 @@ Scale: BERT, DistilBERT and IMDB could not be had; fine-tuning was not run at 10
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import data, encoder
@@ -39,7 +39,7 @@ from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.statistics import paired_p
 from benchmarks.train import Training, batch_order
 from kinopt.metrics import neuron_similarity, weight_correlation
@@ -339,13 +339,12 @@ def _cut(tokens: encoder.Tokens) -> encoder.Tokens:
 
 def table(rows: list[Row]) -> str:
     """Accuracies and paired differences of the last run, stage by stage."""
-    rows = latest(rows)
     parts = []
     for name, stage in dict.fromkeys((row["texts"], row["stage"]) for row in rows):
         part = [row for row in rows if (row["texts"], row["stage"]) == (name, stage)]
         if not stage.endswith("tuning"):
             parts.append(_stage_table(name, stage, part))
-    return "\n\n".join([*parts, READING])
+    return "\n\n".join(parts)
 
 
 READING = """\
@@ -406,7 +405,7 @@ def _difference(accuracy: np.ndarray, plain: np.ndarray, method: str) -> tuple[s
 
 def headline(rows: list[Row]) -> str:
     """Some of each family on each data set, against AdamW."""
-    rows = [row for row in latest(rows) if row["stage"] == "frozen"]
+    rows = [row for row in rows if row["stage"] == "frozen"]
     parts = []
     for name in dict.fromkeys(row["texts"] for row in rows):
         accuracies = _accuracies([row for row in rows if row["texts"] == name])
@@ -420,11 +419,9 @@ def headline(rows: list[Row]) -> str:
     return "frozen MiniLM; " + "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Paired differences of every method, seed by seed, with mean and 95 % interval."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in latest(rows) if row["stage"] == "frozen"]
+    rows = [row for row in rows if row["stage"] == "frozen"]
     names = list(dict.fromkeys(row["texts"] for row in rows))
     figure = Figure(figsize=(5.2 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -447,6 +444,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy less that of AdamW (points)")
         axes.set_title(f"{name}: AdamW {plain.mean():.2f} %, {len(plain)} seeds", fontsize=10)
-    path = folder / "ko.text.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure
