@@ -24,9 +24,9 @@ from benchmarks import data, picture
 from benchmarks.markdown import table_of
 from benchmarks.methods import METHODS, SPLIT_SEED, Settings, bases
 from benchmarks.models import MLP
-from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import mean_and_error
 from benchmarks.timing import median_ratio
 from benchmarks.train import Training
 from benchmarks.tuning import tuned_rate

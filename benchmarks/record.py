@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ __all__ = [
     "Row",
     "append",
     "current",
+    "grouped",
+    "last",
     "mend",
     "provenance",
     "read",
@@ -146,6 +148,28 @@ def where(rows: list[Row], **values: Any) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
+def grouped(rows: list[Row], *names: str) -> dict[Any, list[Row]]:
+    """The rows by the value of this name, or by the values of several.
+
+    >>> grouped([{"law": "soft", "n": 1}, {"law": "hard", "n": 2}], "law")
+    {'soft': [{'law': 'soft', 'n': 1}], 'hard': [{'law': 'hard', 'n': 2}]}
+    """
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        values = tuple(row[name] for name in names)
+        found.setdefault(values if len(names) > 1 else values[0], []).append(row)
+    return found
+
+
+def last(rows: list[Row], name: str) -> np.ndarray:
+    """The last value of a list in each row.
+
+    >>> last([{"loss": [2.0, 1.0]}, {"loss": [3.0]}], "loss")
+    array([1., 3.])
+    """
+    return np.array([row[name][-1] for row in rows])
+
+
 def current(rows: list[Row]) -> list[list[Row]]:
     """The last run of each preset and data set, the newest first: what nothing supersedes."""
 
@@ -184,6 +208,10 @@ class Done:
         """Whether a row with these values is on record."""
         wanted = _plain(identity)
         return any(all(row.get(key) == wanted[key] for key in wanted) for row in self.rows)
+
+    def left(self, cases: Iterable[Row]) -> list[Row]:
+        """Those of the cases, each what identifies a row, that are not on record."""
+        return [case for case in cases if not self(**case)]
 
 
 NOTHING = Done()

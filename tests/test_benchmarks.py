@@ -28,6 +28,7 @@ from benchmarks import (
     runner,
 )
 from benchmarks.__main__ import main
+from benchmarks.progress import counted, set_quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +210,22 @@ def test_a_reader_that_leaves_early_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_bar_is_right_whether_or_not_parts_are_counted(capsys):
+    set_quiet(False)
+    cases = [{"law": "soft"}, {"law": "hard"}]
+    seen = []
+    for case, advance in counted(cases, "laws", parts=3):
+        seen.append(case)
+        if case["law"] == "soft":
+            advance()
+    set_quiet(True)
+    assert seen == cases
+    drawn = capsys.readouterr().err
+    assert "soft" in drawn
+    assert "hard" in drawn
+    assert list(counted([], "nothing")) == []
 
 
 class Killed(BaseException):

@@ -49,7 +49,7 @@ from benchmarks.bbi._protocol import (
     wilson,
 )
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
+from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
 from kinopt import ensemble
 from kinopt.landscapes import Landscape, ackley
@@ -125,35 +125,33 @@ PATH_POINTS = 500
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each variant, search and method."""
-    methods = [method for method in METHODS if method.name in settings.methods]
-    total = len(settings.decays) * settings.num_seeds * len(methods)
-    with progress_bar(total, "searches and descents") as bar:
-        for decay in settings.decays:
-            landscape = ackley(decay=decay)
-            for number in range(settings.num_seeds):
-                seed = 1000 * settings.seed + number
-                rng = np.random.default_rng(seed)
-                start = rng.uniform(-CORNER, CORNER, 2)
-                starts = rng.uniform(-CORNER, CORNER, (settings.num_starts, 2))
-                for method in methods:
-                    identity = {"decay": decay, "search": number, "method": method.name}
-                    if done(**identity):
-                        bar.update()
-                        continue
-                    found = search(
-                        method,
-                        landscape,
-                        start,
-                        num_steps=settings.trial_steps,
-                        num_trials=settings.num_trials,
-                        seed=seed,
-                    )
-                    row = {**identity, "start": start, **found._asdict()}
-                    row |= _successes(method, found, landscape, starts, settings, seed)
-                    if number == 0 and method.name in DRAWN:
-                        row |= _curves(method, found, landscape, start, settings, seed)
-                    yield row
-                    bar.update()
+    methods = {method.name: method for method in METHODS if method.name in settings.methods}
+    cases = [
+        {"decay": decay, "search": number, "method": name}
+        for decay in settings.decays
+        for number in range(settings.num_seeds)
+        for name in methods
+    ]
+    for case, _ in counted(done.left(cases), "searches and descents"):
+        decay, number, name = case.values()
+        landscape, method = ackley(decay=decay), methods[name]
+        seed = 1000 * settings.seed + number
+        rng = np.random.default_rng(seed)
+        start = rng.uniform(-CORNER, CORNER, 2)
+        starts = rng.uniform(-CORNER, CORNER, (settings.num_starts, 2))
+        found = search(
+            method,
+            landscape,
+            start,
+            num_steps=settings.trial_steps,
+            num_trials=settings.num_trials,
+            seed=seed,
+        )
+        row = {**case, "start": start, **found._asdict()}
+        row |= _successes(method, found, landscape, starts, settings, seed)
+        if number == 0 and name in DRAWN:
+            row |= _curves(method, found, landscape, start, settings, seed)
+        yield row
 
 
 def _successes(

@@ -43,7 +43,7 @@ import kinopt
 from benchmarks.bbi import _poisson as poisson
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row
+from benchmarks.record import NOTHING, Done, Row, where
 from kinopt._typing import PyTree, Scalar
 
 __all__ = ["PRESETS", "Settings", "headline", "loss", "outcomes", "plot", "run", "table"]
@@ -327,10 +327,6 @@ def _shooting(problem: poisson.Poisson, centers: list[float]) -> Row:
     return {"kind": "shooting", **dataclasses.asdict(problem), "centers": np.round(centers, 6)}
 
 
-def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in rows if row["kind"] == kind]
-
-
 def _share(row: Row, solution: int) -> str:
     found, number = row["outcome"].count(solution), len(row["outcome"])
     low, high = np.asarray(kinopt.basins.wilson_interval(found, number))
@@ -350,12 +346,12 @@ def table(rows: list[Row]) -> str:
             f"{row['shift']:g}",
             *(f"{round(c, 3) + 0.0:.3f}" for c in row["centers"]),
         ]
-        for row in _of_kind(rows, "shooting")
+        for row in where(rows, kind="shooting")
     ]
     header = ["k", "shift", "u(0) of u_an", "of the other"]
     shot = table_of(header, lines)
     lines = []
-    for row in _of_kind(rows, "training"):
+    for row in where(rows, kind="training"):
         errors = [
             min(pair)
             for pair, outcome in zip(row["errors"], row["outcome"], strict=True)
@@ -390,7 +386,7 @@ The problem was chosen because BBI finds both: the shares hold for no other."""
 
 def headline(rows: list[Row]) -> str:
     """How often BBI and Adam end at each solution."""
-    trained = _of_kind(rows, "training")
+    trained = where(rows, kind="training")
     settings = rows[-1]["settings"]
     row = trained[0]
     adam = [one for one in trained if one["method"].startswith("Adam")]
@@ -407,8 +403,8 @@ def plot(rows: list[Row]) -> Figure:
     """Sections of both solutions, exact and found (Fig. 7); the way to them; all ends."""
     from matplotlib.ticker import NullFormatter
 
-    shot = _of_kind(rows, "shooting")[-1]
-    trained = _of_kind(rows, "training")
+    shot = where(rows, kind="shooting")[-1]
+    trained = where(rows, kind="training")
     methods_ = {row["method"]: row for row in trained}
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     (bbi_axes, adam_axes), (path_axes, end_axes) = figure.subplots(2, 2)

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.bbi._protocol import Method, Range, Search, adam, bbi, descent, gdm, search
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
+from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
 from kinopt import ensemble
 from kinopt.landscapes import Landscape, zakharov
@@ -81,30 +81,30 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each search and method."""
     landscape = zakharov(DIMENSIONS)
     fixed_start = -np.ones(DIMENSIONS)
-    with progress_bar(settings.num_seeds * len(METHODS), "searches and descents") as bar:
-        for number in range(settings.num_seeds):
-            seed = 1000 * settings.seed + number
-            starts = np.random.default_rng(seed).uniform(-1, 1, (settings.num_starts, DIMENSIONS))
-            for method in METHODS:
-                identity = {"search": number, "method": method.name}
-                if done(**identity):
-                    bar.update()
-                    continue
-                # Rows go out with the caller's precision: a generator keeps its context.
-                with jax.enable_x64(True):
-                    found = search(
-                        method,
-                        landscape,
-                        fixed_start,
-                        num_steps=settings.trial_steps,
-                        num_trials=settings.num_trials,
-                        seed=seed,
-                    )
-                    row = {**identity, **found._asdict()}
-                    row |= _long_run(method, found, landscape, fixed_start, settings.num_steps)
-                    row |= _from_random_starts(method, found, landscape, starts, settings.num_steps)
-                yield row
-                bar.update()
+    methods = {method.name: method for method in METHODS}
+    cases = [
+        {"search": number, "method": name}
+        for number in range(settings.num_seeds)
+        for name in methods
+    ]
+    for case, _ in counted(done.left(cases), "searches and descents"):
+        method = methods[case["method"]]
+        seed = 1000 * settings.seed + case["search"]
+        starts = np.random.default_rng(seed).uniform(-1, 1, (settings.num_starts, DIMENSIONS))
+        # Rows go out with the caller's precision: a generator keeps its context.
+        with jax.enable_x64(True):
+            found = search(
+                method,
+                landscape,
+                fixed_start,
+                num_steps=settings.trial_steps,
+                num_trials=settings.num_trials,
+                seed=seed,
+            )
+            row = {**case, **found._asdict()}
+            row |= _long_run(method, found, landscape, fixed_start, settings.num_steps)
+            row |= _from_random_starts(method, found, landscape, starts, settings.num_steps)
+        yield row
 
 
 def _long_run(

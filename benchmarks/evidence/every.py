@@ -32,9 +32,9 @@ import kinopt
 from benchmarks.ko import condensation
 from benchmarks.ko.condensation import HIDDEN_LAYER, significant
 from benchmarks.markdown import table_of
-from benchmarks.picture import mean_and_error
-from benchmarks.progress import progress_bar
+from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import mean_and_error
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 from kinopt.plots import PALETTE
 
@@ -76,29 +76,30 @@ PRESETS = {
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each activation, law, road and spacing, then one for each law and spacing."""
-    cases = list(itertools.product(settings.activations, LAWS, ROADS, settings.spacings))
+    cases = [
+        {"stage": "effect", "activation": activation, "law": law, "road": road, "spacing": k}
+        for activation, law, road, k in itertools.product(
+            settings.activations, LAWS, ROADS, settings.spacings
+        )
+        if k > 1 or road == "every k-th"
+    ]
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_seeds)
     schedule = condensation.Settings(
         num_steps=settings.num_steps, num_snapshots=settings.num_steps // settings.shown_step
     )
-    with progress_bar(len(cases), "networks") as bar:
-        for activation, law, road, k in cases:
-            bar.update()
-            identity = {"stage": "effect", "activation": activation, "law": law, "road": road}
-            if done(**identity, spacing=k) or (k == 1 and road != "every k-th"):
-                continue
-            coll_coef, every = ROADS[road](STARTS[law], k)
-            measured = condensation.train(
-                keys, coll_coef, settings.rate, activation, _law(law, every), schedule
-            )
-            found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
-            yield identity | {
-                "spacing": k,
-                "coll_coef": coll_coef,
-                "mean_abs_cosine": significant(found["mean_abs_cosine"][:, 1]),
-                "max_abs_cosine": significant(found["max_abs_cosine"][:, 1]),
-                "loss": significant(found["loss"][:, -1]),
-            }
+    for case, _ in counted(done.left(cases), "networks"):
+        law, k = case["law"], case["spacing"]
+        coll_coef, every = ROADS[case["road"]](STARTS[law], k)
+        measured = condensation.train(
+            keys, coll_coef, settings.rate, case["activation"], _law(law, every), schedule
+        )
+        found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
+        yield case | {
+            "coll_coef": coll_coef,
+            "mean_abs_cosine": significant(found["mean_abs_cosine"][:, 1]),
+            "max_abs_cosine": significant(found["max_abs_cosine"][:, 1]),
+            "loss": significant(found["loss"][:, -1]),
+        }
     for law in LAWS:
         if not done(stage="cost", law=law):
             yield from _costs(law, settings)

@@ -39,10 +39,9 @@ from benchmarks import data, encoder
 from benchmarks.data import Split
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
-from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row
-from benchmarks.statistics import holm, paired_p
+from benchmarks.statistics import holm, mean_and_error, paired_p
 from benchmarks.train import Build, Training
 from kinopt.metrics import weight_correlation
 

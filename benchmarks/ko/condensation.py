@@ -37,9 +37,9 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks.experiments import UsageError
 from benchmarks.markdown import table_of
-from benchmarks.picture import mean_and_error
-from benchmarks.progress import progress_bar
+from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import mean_and_error
 from benchmarks.train import accepted_fraction
 from kinopt import metrics
 from kinopt._typing import PyTree
@@ -193,30 +193,26 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     shown = settings.shown_step // chunk
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_seeds)
     cases = [
-        (activation, law, coll_coef, rate)
+        {"activation": activation, "law": law, "coll_coef": coll_coef, "rate": rate}
         for activation in settings.activations
         for law in settings.laws
         for coll_coef in COEFFICIENTS[law]
         for rate in settings.rates
     ]
-    with progress_bar(len(cases), "networks") as bar:
-        for activation, law, coll_coef, rate in cases:
-            bar.update()
-            identity = {"activation": activation, "law": law, "coll_coef": coll_coef, "rate": rate}
-            if done(**identity):
-                continue
-            began = time.perf_counter()
-            measured = train(keys, coll_coef, rate, activation, LAWS[law], settings)
-            found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
-            row = {**identity, "steps": steps, "loss": significant(found["loss"][:, -1])}
-            for name in ("mean_abs_cosine", "max_abs_cosine", "effective_rank"):
-                row[name] = significant(found[name][:, shown])
-            for name in ("mean_abs_cosine", "loss"):
-                row[f"{name}_curve"] = significant(found[name].mean(axis=0))
-            row["accepted_fraction"] = found["accepted_fraction"][:, 1 : shown + 1].mean()
-            if rate == settings.rates[-1]:
-                row["neurons"] = found["neurons"][0, shown].round(3)
-            yield row | {"seconds": round(time.perf_counter() - began, 3)}
+    for case, _ in counted(done.left(cases), "networks"):
+        began = time.perf_counter()
+        activation, law, coll_coef, rate = case.values()
+        measured = train(keys, coll_coef, rate, activation, LAWS[law], settings)
+        found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
+        row = {**case, "steps": steps, "loss": significant(found["loss"][:, -1])}
+        for name in ("mean_abs_cosine", "max_abs_cosine", "effective_rank"):
+            row[name] = significant(found[name][:, shown])
+        for name in ("mean_abs_cosine", "loss"):
+            row[f"{name}_curve"] = significant(found[name].mean(axis=0))
+        row["accepted_fraction"] = found["accepted_fraction"][:, 1 : shown + 1].mean()
+        if rate == settings.rates[-1]:
+            row["neurons"] = found["neurons"][0, shown].round(3)
+        yield row | {"seconds": round(time.perf_counter() - began, 3)}
 
 
 def significant(values: np.ndarray) -> list[float]:

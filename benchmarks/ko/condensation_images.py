@@ -26,7 +26,7 @@ from benchmarks import vision
 from benchmarks.ko import condensation
 from benchmarks.ko.images import load
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
+from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
 from benchmarks.train import batch_order
 from kinopt import metrics
@@ -102,20 +102,19 @@ def small_start(params, gamma: float):
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each activation and law, all from the same start and batches."""
-    cases = [
-        (activation, rate, law) for activation, rate in settings.rates for law in settings.laws
-    ]
-    cases = [case for case in cases if not done(activation=case[0], law=case[2])]
+    cases = done.left(
+        {"activation": activation, "law": law, "rate": rate}
+        for activation, rate in settings.rates
+        for law in settings.laws
+    )
     if not cases:
         return
     split = load(settings.data, settings.most)
-    with progress_bar(len(cases) * settings.num_snapshots, "networks") as bar:
-        for activation, rate, law in cases:
-            bar.set_postfix_str(f"{activation}, {law}")
-            yield _row(activation, rate, law, split, settings, bar.update)
+    for case, after_snapshot in counted(cases, "networks", settings.num_snapshots):
+        yield case | _measured(**case, split=split, settings=settings, after=after_snapshot)
 
 
-def _row(activation, rate, law, split, settings: Settings, after_snapshot) -> Row:
+def _measured(activation, law, rate, split, settings: Settings, after) -> Row:
     model = vision.MODELS[settings.model](
         hidden=settings.hidden, activation=condensation.ACTIVATIONS[activation]
     )
@@ -150,13 +149,10 @@ def _row(activation, rate, law, split, settings: Settings, after_snapshot) -> Ro
                 found[name].append(round(float(value), 5))
             found["loss"].append(round(float(loss), 5))
             if number > 1:
-                after_snapshot()
+                after()
     neurons = np.asarray(network.params["dense_0"]["kernel"].T[:SHOWN_NEURONS])
     cosines = np.asarray(metrics.cosine_similarity(jnp.asarray(neurons)), np.float64)
     return {
-        "activation": activation,
-        "law": law,
-        "rate": rate,
         "steps": steps,
         **found,
         "accepted_fraction": float(np.mean(accepted)),

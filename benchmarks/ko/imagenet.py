@@ -36,7 +36,7 @@ import kinopt
 from benchmarks import data, vision
 from benchmarks.experiments import UsageError
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
+from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
 from benchmarks.train import Build, batch_order
 
@@ -208,24 +208,21 @@ def build(method: str, recipe: Recipe) -> Build:
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each network, method and seed."""
-    cases = [
-        (model, method, n)
+    cases = done.left(
+        {"model": model, "method": method, "network": n}
         for n in range(settings.num_seeds)
         for model in settings.models
         for method in settings.methods
-        if not done(model=model, method=method, network=n)
-    ]
+    )
     if not cases:
         return
     train, test = find(settings.images)
-    with progress_bar(len(cases) * settings.epochs, "epochs") as bar:
-        for model, method, n in cases:
-            bar.set_postfix_str(f"{model}, {method}")
-            measured = _train(model, method, n, train, test, settings, bar.update)
-            yield {"model": model, "method": method, "network": n} | measured
+    for case, after_epoch in counted(cases, "epochs", settings.epochs):
+        yield case | _train(case, train, test, settings, after_epoch)
 
 
-def _train(model, method, n, train: Files, test: Files, settings: Settings, after_epoch) -> Row:
+def _train(case: Row, train: Files, test: Files, settings: Settings, after_epoch) -> Row:
+    model, method, n = case.values()
     recipe = RECIPES[model]
     batch_size = settings.batch_size or recipe.batch_size
     small = {} if model.startswith("convnext") else {"small_images": settings.side <= 64}
