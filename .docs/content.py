@@ -23,6 +23,33 @@ PAGES = {  # where a link into the repository leads on the pages
     "kinopt/hamiltonians.py": "reference/hamiltonians.md",
 }
 
+IMPORTANCE = {"reference/": 8, "results.md": 1e-4, "changes.md": 1e-4}
+"""How much what search finds on a page counts; 1 on the others. The results name everything."""
+
+FOREIGN = re.compile(
+    r"""src=["']?(?:https?:)?//[^"' ]+|<link[^>]+href=["']?(?:https?:)?//[^>]+>|"""
+    r"""(?:url\(|@import )["']?(?:https?:)?//[^)"']+"""
+)
+UNRESOLVED = re.compile(r"\]\[kinopt[\w.]*\]|\]\[\]")
+
+
+def importance(path: str) -> float:
+    """How much what search finds on this page counts, beside what it finds elsewhere.
+
+    >>> importance("reference/ensemble.md") > importance("recipes.md") > importance("results.md")
+    True
+    """
+    return next((value for start, value in IMPORTANCE.items() if path.startswith(start)), 1)
+
+
+def faults(text: str) -> list[str]:
+    """What a built page must not have: what it loads from elsewhere, and open references.
+
+    >>> faults('<script src="https://example.org/x.js">, [`bbi`][kinopt.bbi]')
+    ['src="https://example.org/x.js', '][kinopt.bbi]']
+    """
+    return FOREIGN.findall(text) + UNRESOLVED.findall(text)
+
 
 def documented() -> list[str]:
     """The paths of everything the reference shows: what its pages name, and what modules export."""

@@ -1,7 +1,6 @@
 """What the pages get while they are built: equations, figures from the rows, a font, pictures."""
 
 import importlib.metadata
-import re
 import sys
 from pathlib import Path
 
@@ -9,11 +8,6 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 FONT = "ziamath/fonts/STIXTwoMath-Regular.ttf"
-FOREIGN = re.compile(
-    r"""src=["']?(?:https?:)?//[^"' ]+|<link[^>]+href=["']?(?:https?:)?//[^>]+>|"""
-    r"""url\(["']?(?:https?:)?//[^)]+"""
-)
-UNRESOLVED = re.compile(r"\]\[kinopt[\w.]*\]|\]\[\]")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
@@ -33,20 +27,18 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Fills in what is kept elsewhere: {{ name }} is a function of `content`."""
+    page.meta["search"] = {"boost": content.importance(page.file.src_uri)}
     return content.link_names(content.fill(markdown))
-
-
-def on_post_build(config):
-    """A page that loads something from elsewhere, or names what it cannot find, fails the build."""
-    for path in sorted(Path(config.site_dir).rglob("*.*")):
-        if path.suffix in (".html", ".css"):
-            text = path.read_text(encoding="utf-8")
-            if wrong := FOREIGN.findall(text):
-                raise PluginError(f"{path.name} loads from elsewhere: {wrong}")
-            if wrong := UNRESOLVED.findall(text):
-                raise PluginError(f"{path.name} has references that lead nowhere: {wrong}")
 
 
 def on_page_content(html, page, config, files):
     """Renders the equations."""
     return mathml.render(html)
+
+
+def on_post_build(config):
+    """A page that loads something from elsewhere, or names what it cannot find, fails the build."""
+    for path in sorted(Path(config.site_dir).rglob("*.*")):
+        text = path.read_text(encoding="utf-8") if path.suffix in (".html", ".css") else ""
+        if wrong := content.faults(text):
+            raise PluginError(f"{path.name} loads from elsewhere, or leads nowhere: {wrong}")

@@ -10,11 +10,16 @@ Run `python -m benchmarks list` to see them. Every experiment is a module of the
 * `run(settings, done)`, which yields rows (dicts), each as soon as it is measured, and leaves out
   those for which `done(name=value, ...)` says that they are on record; a short experiment may be a
   plain `run(settings)`, and may return a list;
-* optionally `table(rows)`, Markdown; `plot(rows, folder)`, which returns the file it wrote; and
-  `headline(rows)`, the result in a few words for the list of both papers' tables and figures.
+* `table(rows)`, Markdown, and `READING`, how to read it, if it needs that; optionally `plot(rows)`,
+  a Matplotlib figure, and `headline(rows)`, the result in a few words for the list of both papers'
+  tables and figures.
 
-`run` yields what it measured; the others get these rows with their origin added, of one run or of
-all that are on record.
+`run` yields what it measured; the others get these rows with their origin added, those of one run.
+What is common to all experiments is done around them: `runner` keeps the rows and handles Ctrl-C,
+`reading` decides which runs count and saves the picture.
 
 Nothing in `kinopt` imports this package.
 """
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it: 128 + SIGINT."""

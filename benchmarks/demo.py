@@ -13,20 +13,20 @@ Takes: smoke 10 s; laptop 1 min; paper (64 seeds) 4 min on 2 cores.
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks import data, picture
 from benchmarks.markdown import table_of
 from benchmarks.methods import METHODS, SPLIT_SEED, Settings, bases
 from benchmarks.models import MLP
-from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import mean_and_error
 from benchmarks.timing import median_ratio
 from benchmarks.train import Training
 from benchmarks.tuning import tuned_rate
@@ -139,19 +139,8 @@ HEADER = (
 
 
 def table(rows: list[Row]) -> str:
-    """The results of each run, the last one first, and how to read them."""
+    """Accuracies, paired differences from the plain optimizer, and what collisions did."""
     rows = _completed(rows)
-    dates = dict.fromkeys(row["date"] for row in reversed(rows))
-    runs = [[row for row in rows if row["date"] == date] for date in dates]
-    return "\n\n".join([*map(_run_table, runs), READING])
-
-
-def _completed(rows: list[Row]) -> list[Row]:
-    """Without the rows that an interruption cut short, where the run was resumed."""
-    return list({(row["date"], row["method"]): row for row in rows}.values())
-
-
-def _run_table(rows: list[Row]) -> str:
     differences = picture.final_differences(rows)
     lines = [
         [
@@ -171,6 +160,11 @@ def _run_table(rows: list[Row]) -> str:
         f"{rows[0]['data']}, {num_seeds} paired seeds, after {' or '.join(map(str, steps))} "
         f"steps:\n\n{table_of(['method', *HEADER], lines)}{_plain_compared(rows)}"
     )
+
+
+def _completed(rows: list[Row]) -> list[Row]:
+    """Without the rows that an interruption cut short, where the run was resumed."""
+    return list({row["method"]: row for row in rows}.values())
 
 
 def _plain_compared(rows: list[Row]) -> str:
@@ -198,8 +192,6 @@ def _ratio(row: Row) -> str:
     return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
-    """Draws the last run to `folder`/demo.png."""
-    path = folder / "demo.png"
-    picture.draw(_completed(latest(rows))).savefig(path, dpi=110)
-    return path
+def plot(rows: list[Row]) -> Figure:
+    """Learning curves and classifier heads."""
+    return picture.draw(_completed(rows))

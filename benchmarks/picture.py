@@ -7,9 +7,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.record import Row
+from benchmarks.statistics import mean_and_error
 from kinopt.plots import PALETTE, similarity_heatmap, training_curves
 
-__all__ = ["draw", "final_differences", "mean_and_error"]
+__all__ = ["draw", "final_differences"]
 
 PANEL = 2.3  # inches, the side of a heat map with its title
 SMALL = 8  # points
@@ -20,14 +21,6 @@ def final_differences(rows: list[Row]) -> dict[str, np.ndarray]:
     """Test accuracy after the last step less that of the plain base, seed by seed, in percent."""
     final = {row["method"]: 100 * np.array(row["test_accuracy"])[:, -1] for row in rows}
     return {row["method"]: final[row["method"]] - final[row["base"]] for row in rows}
-
-
-def mean_and_error(values: np.ndarray, sign: str = "") -> str:
-    """Mean, and the standard error where more than one value gives one."""
-    mean = f"{values.mean():{sign}.2f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
 
 
 def draw(rows: list[Row]) -> Figure:

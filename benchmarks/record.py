@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ __all__ = [
     "Done",
     "Row",
     "append",
-    "latest",
+    "current",
+    "grouped",
+    "last",
     "mend",
     "provenance",
     "read",
     "to_resume",
+    "where",
 ]
 
 Row = dict[str, Any]
@@ -136,16 +139,57 @@ def read(path: Path) -> list[Row]:
     return list(_rows(path)) if path.exists() else []
 
 
-def latest(rows: list[Row]) -> list[Row]:
-    """The rows of the last run only."""
-    return [row for row in rows if row["date"] == rows[-1]["date"]]
+def where(rows: list[Row], **values: Any) -> list[Row]:
+    """The rows that have these values.
+
+    >>> where([{"law": "soft", "rate": 0.1}, {"law": "hard", "rate": 0.1}], law="hard")
+    [{'law': 'hard', 'rate': 0.1}]
+    """
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def grouped(rows: list[Row], *names: str) -> dict[Any, list[Row]]:
+    """The rows by the value of this name, or by the values of several.
+
+    >>> grouped([{"law": "soft", "n": 1}, {"law": "hard", "n": 2}], "law")
+    {'soft': [{'law': 'soft', 'n': 1}], 'hard': [{'law': 'hard', 'n': 2}]}
+    """
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        values = tuple(row[name] for name in names)
+        found.setdefault(values if len(names) > 1 else values[0], []).append(row)
+    return found
+
+
+def last(rows: list[Row], name: str) -> np.ndarray:
+    """The last value of a list in each row.
+
+    >>> last([{"loss": [2.0, 1.0]}, {"loss": [3.0]}], "loss")
+    array([1., 3.])
+    """
+    return np.array([row[name][-1] for row in rows])
+
+
+def current(rows: list[Row]) -> list[list[Row]]:
+    """The last run of each preset and data set, the newest first: what nothing supersedes."""
+
+    def kind(row: Row) -> tuple[str, str]:
+        return row["preset"], str(row["settings"].get("data"))
+
+    last: dict[tuple[str, str], str] = {}
+    for row in rows:
+        last.pop(kind(row), None)  # so that the newest run comes last
+        last[kind(row)] = row["date"]
+    return [
+        [row for row in rows if (kind(row), row["date"]) == run] for run in reversed(last.items())
+    ]
 
 
 def to_resume(rows: list[Row], origin: Row) -> list[Row]:
     """The rows of the last run of this experiment with this preset and these settings."""
     kin = _plain({name: origin[name] for name in ("experiment", "preset", "settings")})
     same = [row for row in rows if kin.items() <= {key: row[key] for key in kin}.items()]
-    return latest(same) if same else []
+    return where(same, date=same[-1]["date"]) if same else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +208,10 @@ class Done:
         """Whether a row with these values is on record."""
         wanted = _plain(identity)
         return any(all(row.get(key) == wanted[key] for key in wanted) for row in self.rows)
+
+    def left(self, cases: Iterable[Row]) -> list[Row]:
+        """Those of the cases, each what identifies a row, that are not on record."""
+        return [case for case in cases if not self(**case)]
 
 
 NOTHING = Done()

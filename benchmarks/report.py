@@ -4,15 +4,14 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks import experiments, record
+from benchmarks import experiments, reading, record
 from benchmarks.markdown import table_of
 from benchmarks.papers import ITEMS, Item
-from benchmarks.record import PROVENANCE, Row
+from benchmarks.record import Row
 
 __all__ = ["build"]
 
 FOLDER = Path(__file__).parent
-MOST_LINES = 30  # of an experiment that has no table of its own
 HEAD = """# Results
 
 Built by `python -m benchmarks report` from the rows in [results](results). Every row carries its
@@ -66,7 +65,7 @@ def _state(item: Item, rows: dict[str, list[Row]]) -> str:
     if name not in rows:
         return f"not run: {scale or 'no rows are committed'}"
     module = experiments.load(name)
-    headline = module.headline(rows[name]) if hasattr(module, "headline") else "measured"
+    headline = reading.headline(module, rows[name]) or "measured"
     link = f"[{name}](#{_anchor(name)})"
     return f"{headline} ({link}, preset {rows[name][-1]['preset']}). {scale}".strip()
 
@@ -86,38 +85,15 @@ def _section(name: str, rows: list[Row], results: Path, draw: bool) -> str:
     Why it is asked is the docstring's second paragraph, and what follows it up to a full stop.
     """
     module = experiments.load(name)
-    table = module.table(rows) if hasattr(module, "table") else _plain_table(rows)
     paragraphs = experiments.describe(name).split("\n\n")[1:]
     last = next(n for n, paragraph in enumerate(paragraphs) if paragraph.endswith("."))
-    parts = [f"## {_heading(name)}", *paragraphs[: last + 1], table]
-    if draw and hasattr(module, "plot"):
-        module.plot(rows, results)
-    for picture in (f"{name}.png", f"{name.rpartition('.')[2]}.png"):
-        if (results / picture).exists():
-            parts.append(f"![{name}](results/{picture})")
-            break
+    parts = [f"## {_heading(name)}", *paragraphs[: last + 1], reading.tables(module, rows)]
+    if draw:
+        reading.save_picture(name, module, rows, results)
+    if reading.picture_file(name, results).exists():
+        parts.append(f"![{name}](results/{name}.png)")
     parts.append(_origin(rows[-1], name))
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _plain_table(rows: list[Row]) -> str:
-    """The measured numbers and words of the last rows; lists stay in the file."""
-    rows = rows[-MOST_LINES:]
-    names = [
-        name
-        for name, value in rows[-1].items()
-        if name not in PROVENANCE and not isinstance(value, list | dict)
-    ]
-    return table_of(
-        [*names, "date"],
-        [[*(_cell(row.get(name)) for name in names), row["date"][:10]] for row in rows],
-    )
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _origin(row: Row, name: str) -> str:

@@ -13,13 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import record
+from benchmarks import INTERRUPTED, reading, record
 from benchmarks.record import Done, Row
 
 __all__ = ["INTERRUPTED", "perform"]
-
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 
 
 def perform(
@@ -67,17 +64,28 @@ def perform(
     if not rows:
         print("Nothing was written.")
         return status
-    written = [rows_path]
-    if hasattr(experiment, "table"):
-        text = experiment.table(rows)
-        print(f"\n{text}\n")
-        if table_path is not None:
-            table_path.write_text(text + "\n", encoding="utf-8")
-            written.append(table_path)
-    if hasattr(experiment, "plot"):
-        written.append(experiment.plot(rows, rows_path.parent))
-    print("Written: " + ", ".join(map(str, written)))
+    print("Rows:", rows_path)
+    try:
+        _show(name, experiment, rows, table_path, rows_path.parent)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        print("\nInterrupted before table and picture were made. All rows are kept.")
     return status
+
+
+def _show(
+    name: str, experiment: ModuleType, rows: list[Row], table_path: Path | None, folder: Path
+) -> None:
+    """Prints the table, writes it where it is to be, and draws the picture."""
+    text = reading.tables(experiment, rows)
+    print(f"\n{text}\n")
+    if headline := reading.headline(experiment, rows):
+        print(f"In short: {headline}.\n")
+    if table_path is not None:
+        table_path.write_text(text + "\n", encoding="utf-8")
+        print("Table:", table_path)
+    if path := reading.save_picture(name, experiment, rows, folder):
+        print("Picture:", path)
 
 
 def _remaining(experiment: ModuleType, settings: Any, done: Done) -> Iterable[Row]:

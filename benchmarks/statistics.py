@@ -1,9 +1,31 @@
-"""Whether a mean difference between paired runs may be chance."""
+"""Means with their errors, and whether a mean difference between paired runs may be chance."""
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["holm", "paired_p"]
+__all__ = ["difference_and_p", "holm", "mean_and_error", "paired_p"]
+
+
+def mean_and_error(values: np.ndarray, sign: str = "") -> str:
+    """Mean, and the standard error where more than one value gives one."""
+    mean = f"{values.mean():{sign}.2f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
+
+
+def difference_and_p(difference: np.ndarray) -> tuple[str, str]:
+    """A mean paired difference with its error, and its p value, as two cells of a table.
+
+    >>> difference_and_p(np.array([1.0, 2.0, 3.0]))
+    ('+2.00 ± 0.58', '0.074')
+    >>> difference_and_p(np.zeros(3)), difference_and_p(np.array([1.0]))
+    (('none at all', ''), ('+1.00', ''))
+    """
+    if len(difference) > 1 and not difference.any():
+        return "none at all", ""
+    p = f"{paired_p(difference):.2g}" if len(difference) > 1 else ""
+    return mean_and_error(difference, "+"), p
 
 
 def paired_p(difference: np.ndarray) -> float:

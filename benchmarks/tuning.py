@@ -88,7 +88,7 @@ def tuned_rate(base: str, data_set: str, path: Path = RESULTS) -> float:
             return row["learning_rate"]
     raise UsageError(
         f"No learning rate was tuned for {base} on {data_set}: run "
-        f"`python -m benchmarks demo --tune --data {data_set}` first."
+        f"`python -m benchmarks demo --tune --data {data_set} --commit` first."
     )
 
 

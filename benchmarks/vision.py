@@ -8,7 +8,7 @@ learned from, on whichever device JAX finds.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from flax import linen
 
 from benchmarks import checkpoint
 from benchmarks.data import Split
+from benchmarks.progress import counted
+from benchmarks.record import Row
 from benchmarks.train import Build, accepted_fraction, batch_order
 from kinopt._typing import PyTree
 from kinopt.metrics import neuron_similarity, weight_correlation
@@ -325,6 +327,38 @@ class Trainer:
             checkpoint.save(path, {"network": network, "history": history._asdict()})
             after_epoch()
         return network, history
+
+    def fit_each(
+        self,
+        cases: list[Row],
+        split: Split,
+        schedule: Callable[[str], Callable[[float], Any]],
+        epochs: int,
+        seed: int,
+        checkpoints: Path | None,
+    ) -> Iterator[tuple[Row, History]]:
+        """Trains a network for each case, from a checkpoint where a training was cut short.
+
+        Args:
+            cases: Each with `method` and `network`, the number of its seed.
+            split: What to learn from, and what to be judged by.
+            schedule: Method -> what `fit` takes.
+            epochs: Of each.
+            seed: Of the run; networks of the same number start alike, whatever the method.
+            checkpoints: The folder of trainings that were cut short; None: they are not kept.
+
+        Yields:
+            Case and history. A checkpoint goes when the next is asked for: the row is kept then.
+        """
+        title = f"{cases[0]['model']} on {cases[0]['data']}" if cases else ""
+        for case, after_epoch in counted(cases, title, epochs):
+            method = case["method"]
+            path = checkpoints and checkpoints / " ".join(map(str, case.values()))
+            number = 1000 * seed + case["network"]
+            rate = schedule(method)
+            _, history = self.fit(method, split, rate, epochs, number, path, after_epoch)
+            yield case, history
+            checkpoint.remove(path)
 
     def _accuracy(self, network: Network, split: Split) -> float:
         right, count = 0, len(split.test_labels)

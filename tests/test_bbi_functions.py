@@ -48,7 +48,7 @@ def test_wilson():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", [ackley, zakharov])
-def test_the_smoke_preset_makes_a_table_and_a_picture(experiment, tmp_path):
+def test_the_smoke_preset_makes_a_table_and_a_picture(experiment):
     settings = experiment.PRESETS["smoke"]
     origin = {"settings": dataclasses.asdict(settings), "date": "today"}
     rows = [{**row, **origin} for row in experiment.run(settings)]
@@ -57,7 +57,7 @@ def test_the_smoke_preset_makes_a_table_and_a_picture(experiment, tmp_path):
     assert lines
     assert experiment.headline(rows)
     assert list(experiment.run(settings, record.Done(rows))) == []
-    assert experiment.plot(rows, tmp_path).stat().st_size > 10_000
+    assert experiment.plot(rows).axes
     if experiment is zakharov:
         published = next(row for row in rows if row["method"] == "bbi, published step")
         assert published["lowest"] <= 1e-22  # the paper's Fig. 4

@@ -50,7 +50,7 @@ def test_the_trainer_hands_both_numbers_to_the_optimizer():
 
 
 @pytest.mark.slow
-def test_rows_make_a_table_a_headline_and_a_picture(tmp_path):
+def test_rows_make_a_table_a_headline_and_a_picture():
     settings = images.PRESETS["smoke"]
     place = {"settings": dataclasses.asdict(settings), "date": "today"}
     rows = [{**row, **place} for row in images.run(settings)]
@@ -62,4 +62,4 @@ def test_rows_make_a_table_a_headline_and_a_picture(tmp_path):
     assert all(0 < row["test_accuracy"][-1] < 1 for row in trained)
     assert "SGD 99.166" in images.table(rows)
     assert images.headline(rows).startswith("mnist: sgd")
-    assert images.plot(rows, tmp_path).stat().st_size > 10_000
+    assert images.plot(rows).axes

@@ -63,7 +63,7 @@ def test_the_walk_of_sgd_is_that_of_a_plain_loop():
 
 
 @pytest.mark.slow
-def test_rows_make_a_table_a_headline_and_a_picture(tmp_path):
+def test_rows_make_a_table_a_headline_and_a_picture():
     settings = stochastic.PRESETS["smoke"]
     place = {"settings": dataclasses.asdict(settings), "date": "today"}
     rows = [{**row, **place} for row in stochastic.run(settings)]
@@ -72,4 +72,4 @@ def test_rows_make_a_table_a_headline_and_a_picture(tmp_path):
     assert all(row["chosen"]["rate"] == 0.03 for row in rows[4:])
     assert "Eq. 48 to" in stochastic.headline(rows)
     assert "SGD with momentum" in stochastic.table(rows)
-    assert stochastic.plot(rows, tmp_path).stat().st_size > 10_000
+    assert stochastic.plot(rows).axes

@@ -1,20 +1,34 @@
 """The command line of the benchmarks, their records and reports, and what runs an experiment."""
 
 import dataclasses
+import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from benchmarks import experiments, markdown, papers, record, report, runner
+from benchmarks import (
+    commands,
+    experiments,
+    markdown,
+    papers,
+    reading,
+    record,
+    report,
+    runner,
+)
 from benchmarks.__main__ import main
+from benchmarks.progress import counted, set_quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +38,11 @@ class OneNumber:
     seed: int = 3
 
 
-def made_up(run=None):
-    return SimpleNamespace(run=run)
+def made_up(run=None, **more):
+    def table(rows):
+        return f"found {[row.get('number') for row in rows]}"
+
+    return SimpleNamespace(run=run, table=table, READING="How to read it", **more)
 
 
 # Command line
@@ -86,7 +103,68 @@ def test_every_experiment_has_the_same_shape(name):
     assert name == "tuning" or callable(module.plot)  # its numbers are a list of rates
 
 
+# Where rows go
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """The committed results and the working folder, and an experiment that measures one number."""
+    results, here = tmp_path / "results", tmp_path / "here"
+    results.mkdir()
+    here.mkdir()
+    (results / "speed.steps.jsonl").write_text("")
+    monkeypatch.setattr(commands, "RESULTS", results)
+    monkeypatch.chdir(here)
+    presets = {"smoke": OneNumber(), "laptop": OneNumber()}
+    experiment = SimpleNamespace(
+        PRESETS=presets, run=lambda settings: [{"number": 1}], table=lambda rows: "one number"
+    )
+    monkeypatch.setattr(experiments, "load", lambda name: experiment)
+    return results, here
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("preset", ["smoke", "laptop"])
+def test_a_run_leaves_the_committed_results_alone(folders, preset, capsys):
+    results, here = folders
+    assert main(["run", "speed.steps", "--preset", preset]) == 0
+    assert contents(results) == {"speed.steps.jsonl": ""}
+    rows, table = "benchmark-output/speed.steps.jsonl", "benchmark-output/speed.steps.md"
+    assert set(contents(here)) == {rows, table}
+    assert contents(here)[table] == "one number\n"
+    assert rows in capsys.readouterr().out
+
+
+def test_what_is_asked_to_is_committed(folders, capsys):
+    results, here = folders
+    assert main(["run", "speed.steps", "--commit"]) == 0
+    assert list(contents(results)) == ["speed.steps.jsonl"]  # its table is a part of the report
+    assert len(record.read(results / "speed.steps.jsonl")) == 1
+    assert contents(here) == {}
+    assert main(["run", "speed.steps", "--commit", "--preset", "smoke"]) == 2
+    assert "take --preset laptop" in capsys.readouterr().err
+    assert len(record.read(results / "speed.steps.jsonl")) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--tune"]])
+def test_the_demo_leaves_the_committed_results_alone(options, folders, monkeypatch):
+    settings = dataclasses.make_dataclass("Settings", [("data", str, "")], frozen=True)()
+    monkeypatch.setattr(experiments.load(""), "PRESETS", {"laptop": settings})
+    results, here = folders
+    assert main(["demo", *options]) == 0
+    assert contents(results) == {"speed.steps.jsonl": ""}
+    name = "tuning" if options else "demo"
+    assert set(contents(here)) == {f"demo-output/{name}.jsonl", f"demo-output/{name}.md"}
+
+
 # Running
+
+
+def interrupted(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_an_experiment_may_return_a_list(tmp_path, capsys):
@@ -98,14 +176,56 @@ def test_an_experiment_may_return_a_list(tmp_path, capsys):
 
 
 def test_an_interruption_before_the_first_row_says_so(tmp_path, capsys):
-    def run(settings):
-        raise KeyboardInterrupt
-
     path = tmp_path / "rows.jsonl"
-    status = runner.perform("made_up", made_up(run), "smoke", OneNumber(), path)
+    status = runner.perform("made_up", made_up(interrupted), "smoke", OneNumber(), path)
     assert status == runner.INTERRUPTED
     assert "Nothing was written" in capsys.readouterr().out
     assert not path.exists()
+
+
+def test_an_interruption_while_the_table_is_made_keeps_the_rows(tmp_path, capsys):
+    experiment = made_up(lambda settings: [{"number": 1}])
+    experiment.table = interrupted
+    path = tmp_path / "rows.jsonl"
+    status = runner.perform("made_up", experiment, "smoke", OneNumber(), path)
+    assert status == runner.INTERRUPTED
+    assert len(record.read(path)) == 1
+    output = capsys.readouterr().out
+    assert "All rows are kept" in output
+    assert str(path) in output
+
+
+def test_an_interruption_while_jax_is_imported_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert main(["list"]) == runner.INTERRUPTED
+    assert "nothing more was written" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    """As `python -m benchmarks list | head -1` does, but surely before the first line."""
+    command = [sys.executable, "-m", "benchmarks", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_a_bar_is_right_whether_or_not_parts_are_counted(capsys):
+    set_quiet(False)
+    cases = [{"law": "soft"}, {"law": "hard"}]
+    seen = []
+    for case, advance in counted(cases, "laws", parts=3):
+        seen.append(case)
+        if case["law"] == "soft":
+            advance()
+    set_quiet(True)
+    assert seen == cases
+    drawn = capsys.readouterr().err
+    assert "soft" in drawn
+    assert "hard" in drawn
+    assert list(counted([], "nothing")) == []
 
 
 class Killed(BaseException):
@@ -154,26 +274,35 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(
 
 
 @pytest.mark.slow
-def test_a_run_survives_sigkill(tmp_path):
-    """The real thing: a process is killed after its first row, and another one goes on."""
+def test_a_run_survives_ctrl_c_and_sigkill(tmp_path):
+    """The real thing: a process is ended after its first row, another one after its second."""
     path = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "benchmarks", "run", "ko.condensation", "--preset", "smoke"]
-    command += ["--quiet", "--out", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while not (path.exists() and path.read_bytes().count(b"\n")):
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.kill()
-    survived = len(record.read(path))
-    subprocess.run([*command, "--resume"], check=True, stdout=subprocess.DEVNULL)
+    command += ["--quiet", "--out", str(path), "--resume"]
+
+    def ended_after(num_rows: int, end: Callable[[subprocess.Popen], None]) -> tuple[int, str]:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            while not (path.exists() and path.read_bytes().count(b"\n") >= num_rows):
+                assert process.poll() is None
+                time.sleep(0.05)
+            end(process)
+            output, _ = process.communicate()
+        return process.returncode, output
+
+    status, output = ended_after(1, lambda process: process.send_signal(signal.SIGINT))
+    assert status == runner.INTERRUPTED
+    assert "Interrupted. Measured until then" in output
+    assert "Traceback" not in output
+    first = len(record.read(path))
+    ended_after(first + 1, subprocess.Popen.kill)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     rows = record.read(path)
-    settings = experiments.load("ko.condensation").PRESETS["smoke"]
-    expected = [
-        (law, c)
-        for law in settings.laws
-        for c in experiments.load("ko.condensation").COEFFICIENTS[law]
-    ]
-    assert survived < len(expected)
+    module = experiments.load("ko.condensation")
+    laws = module.PRESETS["smoke"].laws
+    expected = [(law, c) for law in laws for c in module.COEFFICIENTS[law]]
+    assert first < len(expected)
     assert [(row["law"], row["coll_coef"]) for row in rows] == expected
     assert len({row["date"] for row in rows}) == 1
 
@@ -210,14 +339,24 @@ def test_a_row_says_where_it_comes_from(tmp_path):
     measured = {"array": np.arange(2), "scalar": jnp.float32(0.5), "unknown": float("nan")}
     record.append(path, measured, origin)
     record.append(path, {"array": [], "scalar": 1.0, "unknown": None}, origin)
-    first, second = record.read(path)
+    first, _ = record.read(path)
     assert (first["array"], first["scalar"], first["unknown"]) == ([0, 1], 0.5, None)
     assert (first["experiment"], first["preset"]) == ("speed.made_up", "smoke")
     assert (first["settings"], first["seed"]) == ({"seed": 3}, 3)
     assert first["device"]["count"] == jax.device_count()
     assert first["versions"]["jax"] == jax.__version__
     assert {"kinopt", "jaxlib", "optax", "flax", "numpy", "python"} < first["versions"].keys()
-    assert record.latest([{"date": "before"}, first, second]) == [first, second]
+
+
+def test_a_run_is_superseded_by_the_next_of_its_preset_and_data_set():
+    def row(date, preset="laptop", **settings):
+        return {"date": date, "preset": preset, "settings": settings}
+
+    old, new, other = row(1, data="digits"), row(4, data="digits"), row(2, data="mnist")
+    more, plain = row(3, preset="paper", data="digits"), row(5)
+    assert record.current([old, old, other, more, new, new]) == [[new, new], [more], [other]]
+    assert record.current([plain, row(6), row(6)]) == [[row(6), row(6)]]
+    assert record.current([]) == []
 
 
 def test_a_row_cannot_measure_its_origin(tmp_path):
@@ -243,13 +382,14 @@ def test_the_commit_is_unknown_without_git(monkeypatch):
 def test_the_report_has_a_section_for_each_experiment_with_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "load", lambda name: made_up())
     origin = record.provenance("tuning", "smoke", OneNumber())
-    for value in (1.0, 0.123456):
-        measured = {"ratio": value, "kind": "dense", "curve": [1, 2]}
-        record.append(tmp_path / "tuning.jsonl", measured, origin)
+    for date in ("before", "now"):
+        row = {**origin, "date": date, "preset": "laptop"}
+        record.append(tmp_path / "tuning.jsonl", {"number": len(date)}, row)
+    record.append(tmp_path / "tuning.jsonl", {"number": 7}, origin)
     text = report.build(tmp_path, tmp_path / "RESULTS.md").read_text()
     assert "## tuning: Which learning rate" in text
-    assert "0.1235" in text
-    assert "curve" not in text
+    assert "found [7]\n\nfound [3]\n\nHow to read it" in text
+    assert "[6]" not in text  # superseded
     assert "## demo" not in text
 
 
@@ -261,26 +401,38 @@ def test_the_committed_report_is_what_the_committed_rows_give(tmp_path):
 
 def test_the_report_lists_every_item_of_both_papers_with_its_state():
     text = (report.FOLDER / "RESULTS.md").read_text()
+    anchors = [report._anchor(name) for name in experiments.names()]
     for item in papers.ITEMS:
         (line,) = [line for line in text.splitlines() if item.claim in line]
         state = line.split("|")[-2].strip()
         assert state
         for anchor in re.findall(r"\(#(.*?)\)", state):
-            assert anchor in [report._anchor(name) for name in experiments.names()]
+            assert anchor in anchors
 
 
 def test_the_report_draws_pictures_where_it_is_asked_to(tmp_path, monkeypatch):
-    def plot(rows, folder):
-        (folder / "tuning.png").write_bytes(b"drawn")
-
-    experiment = SimpleNamespace(plot=plot, headline=lambda rows: "found")
+    experiment = made_up(plot=lambda rows: Figure(), headline=lambda rows: "found")
     monkeypatch.setattr(experiments, "load", lambda name: experiment)
     origin = record.provenance("tuning", "smoke", OneNumber())
     record.append(tmp_path / "tuning.jsonl", {"value": 1}, origin)
     assert "![" not in report.build(tmp_path, tmp_path / "RESULTS.md").read_text()
     drawn = report.build(tmp_path, tmp_path / "RESULTS.md", draw=True).read_text()
+    assert (tmp_path / "tuning.png").read_bytes().startswith(b"\x89PNG")
     assert "![tuning](results/tuning.png)" in drawn
     assert report.build(tmp_path, tmp_path / "RESULTS.md").read_text() == drawn
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_the_committed_rows_make_a_picture_and_a_headline(name):
+    module = experiments.load(name)
+    results = report.FOLDER / "results"
+    rows = record.read(results / f"{name}.jsonl")
+    drawn = hasattr(module, "plot") and bool(rows)
+    assert reading.picture_file(name, results).exists() == drawn
+    if drawn:
+        assert module.plot(record.current(rows)[0]).axes
+    if rows and hasattr(module, "headline"):
+        assert reading.headline(module, rows)
 
 
 def test_a_table_has_columns_of_one_width():

@@ -5,11 +5,13 @@ import inspect
 import pathlib
 import re
 import sys
+from typing import NamedTuple
 
 import pytest
 
 import kinopt
 import kinopt.plots
+from tests.links import anchors, dead_links
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ROOT / ".docs" / "pages"
@@ -62,28 +64,89 @@ def test_what_the_reference_names_exists(content):
     assert all(find(path) is not None for path in paths)
 
 
+def undescribed(thing: object) -> str | None:
+    """What is wrong with the first line of a docstring; None where all is well."""
+    text = inspect.cleandoc(vars(thing).get("__doc__") or "")  # not that of a base class
+    if not text or text.startswith(f"{getattr(thing, '__name__', '')}("):
+        return "it has no docstring of its own"
+    first = text.partition("\n")[0]
+    return None if first.endswith((".", "?", ":")) else f"no sentence: {first!r}"
+
+
+def unsaid(function) -> list[str]:
+    """What the docstring of a function leaves out."""
+    text = inspect.cleandoc(function.__doc__ or "")
+    signature = inspect.signature(function)
+    missing = [
+        name
+        for name in signature.parameters
+        if not re.search(rf"^ +\*{{0,2}}{name}: \S", text, re.MULTILINE)
+    ]
+    returned = signature.return_annotation
+    named = isinstance(returned, type) and returned.__module__.startswith("kinopt")
+    raises = re.search(r"^ +raise ", inspect.getsource(function), re.MULTILINE)
+    needed = {"Returns:": not named, "Raises:": bool(raises), ">>> ": True}
+    for word, is_needed in needed.items():
+        if is_needed and not re.search(f"^ *{word}", text, re.MULTILINE):
+            missing.append(word)
+    return missing
+
+
 @pytest.mark.parametrize("path", PUBLIC)
 def test_a_public_name_is_described(path):
     thing = PUBLIC[path]
-    if inspect.isclass(thing) or callable(thing) or inspect.ismodule(thing):
-        text = inspect.getdoc(thing) or ""
-        assert not text.startswith(f"{getattr(thing, '__name__', '')}("), "no docstring of its own"
-        assert text.partition("\n")[0].endswith((".", "?", ":")), f"a first line: {text[:60]!r}"
+    if inspect.isclass(thing) or inspect.ismodule(thing):
+        assert undescribed(thing) is None
+    elif callable(thing):
+        # Anything else, a compiled function say, would pass by what a function is held to below.
+        assert inspect.isfunction(thing)
+        assert (inspect.getdoc(thing) or "").partition("\n")[0].endswith((".", "?", ":"))
 
 
 @pytest.mark.parametrize("path", [path for path in FUNCTIONS if ".plots." not in path])
 def test_a_public_function_says_all_it_should(path):
     """Every argument, what it returns and raises, and an example that the doctests run."""
-    function = PUBLIC[path]
-    text = inspect.getdoc(function) or ""
-    for name in inspect.signature(function).parameters:
-        assert re.search(rf"^ +\*{{0,2}}{name}: \S", text, re.MULTILINE), f"{name} is not described"
-    returned = inspect.signature(function).return_annotation
-    named = isinstance(returned, type) and returned.__module__.startswith("kinopt")
-    assert named or re.search(r"^Returns:", text, re.MULTILINE)
-    if re.search(r"^ +raise ", inspect.getsource(function), re.MULTILINE):
-        assert re.search(r"^Raises:", text, re.MULTILINE)
-    assert ">>> " in text
+    assert unsaid(PUBLIC[path]) == []
+
+
+def test_a_docstring_that_lacks_something_is_found():
+    class Pair(NamedTuple):
+        left: int
+
+    class OwnError(ValueError):
+        pass
+
+    class Fragment:
+        """Half of a"""
+
+    assert undescribed(Pair) == undescribed(OwnError) == "it has no docstring of its own"
+    assert undescribed(Fragment) == "no sentence: 'Half of a'"
+
+    def silent(said, unsaid):
+        """All but everything.
+
+        Args:
+            said: This is.
+        """
+        raise ValueError(said, unsaid)
+
+    assert unsaid(silent) == ["unsaid", "Returns:", "Raises:", ">>> "]
+
+
+LINKED = [ROOT / "README.md", *sorted((ROOT / ".github").glob("*.md"))]
+LINKED += [ROOT / "benchmarks" / "RESULTS.md"]
+
+
+@pytest.mark.parametrize("path", LINKED, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    assert dead_links(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+def test_a_link_that_leads_nowhere_is_found():
+    fine = "[a](README.md) [b](https://example.org/x) [c](README.md#two-commands) [d](#here)"
+    wrong = "[e](READYOU.md) [f](README.md#ten-commands) [g](#there)"
+    text = f"# Here\n\n{fine} {wrong}\n\n```\n[code](is no link)\n# there\n```\n"
+    assert dead_links(text, ROOT) == ["READYOU.md", "README.md#ten-commands", "#there"]
 
 
 def test_the_code_of_an_equation_exists():
@@ -108,18 +171,52 @@ def test_every_equation_has_its_line(paper, last):
     assert found == set(range(1, last + 1))
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted(PAGES.rglob("*.md")), ids=lambda page: page.stem)
 def test_a_page_finds_what_it_asks_for(content, page):
     filled = content.fill(page.read_text(encoding="utf-8"))
     assert "{{" not in filled
     for path in re.findall(r"\]\[(kinopt[\w.]*)\]", filled):
         assert path in content.documented()
+    for anchor in re.findall(r"\]\((#[^)]*)\)", filled):
+        assert anchor.removeprefix("#") in anchors(filled)
 
 
 def test_a_page_that_asks_for_nothing_known_is_an_error(content):
     for wrong in ("cell | demo | sgdd | learning rate", "headline | no.such", "recipee | linen"):
         with pytest.raises((LookupError, FileNotFoundError)):
             content.fill(f"{{{{ {wrong} }}}}")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '<script src="https://example.org/x.js">',
+        "<img src=//example.org/x.png>",
+        '<link rel="stylesheet" href="https://example.org/x.css">',
+        "src: url(https://example.org/x.ttf)",
+        '@import "https://example.org/x.css"',
+        "see [`bbi`][kinopt.bbi]",
+        "see [`bbi`][]",
+    ],
+)
+def test_a_built_page_with_a_fault_is_found(content, wrong):
+    right = '<a href="https://example.org">, <script src="assets/x.js">, url(../assets/math.ttf)'
+    assert content.faults(right) == []
+    assert len(content.faults(f"{right} {wrong} {right}")) == 1
+
+
+def test_search_works_from_a_folder_and_finds_the_reference_first(content):
+    """The plugin `offline` loads its shim from elsewhere unless one of its name is at hand."""
+    config = (ROOT / ".docs" / "mkdocs.yml").read_text(encoding="utf-8")
+    assert re.search(r"^  - offline\b", config, re.MULTILINE)
+    shim = re.search(r"^  polyfills: \[(.*iframe-worker.*)\]$", config, re.MULTILINE)
+    assert shim
+    assert "window.Worker=" in (PAGES / shim[1]).read_text(encoding="utf-8")
+    pages = [path.relative_to(PAGES).as_posix() for path in PAGES.rglob("*.md")]
+    reference = [content.importance(page) for page in pages if page.startswith("reference/")]
+    others = {page: content.importance(page) for page in pages if "/" not in page}
+    assert min(reference) > max(others.values())
+    assert others.pop("results.md") == others.pop("changes.md") < min(others.values())
 
 
 def test_every_recipe_is_on_the_page():

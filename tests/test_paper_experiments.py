@@ -9,6 +9,7 @@ from scipy import stats
 
 import kinopt
 from benchmarks import checkpoint, data, statistics, vision
+from benchmarks.choice import choose
 from benchmarks.data import Split
 from benchmarks.evidence import when
 from benchmarks.experiments import UsageError
@@ -93,9 +94,17 @@ def test_every_text_method_is_adamw_after_a_collision(method):
 
 
 def test_a_rate_that_was_tuned_before_an_interruption_is_kept():
-    row = {"texts": "snips", "stage": "frozen, tuning", "rate": 0.3, "chosen": True}
-    assert text._recorded_rate(Done([{**row, "chosen": False}, row]), "snips", "frozen") == 0.3
-    assert text._recorded_rate(Done([row]), "movies", "frozen") is None
+    identity = {"texts": "snips", "stage": "frozen, tuning"}
+    row = {**identity, "rate": 0.3, "chosen": True}
+
+    def tried():
+        return [(0.1, np.array([0.5, 0.9])), (0.2, np.array([0.8, 0.8]))]
+
+    record = Done([{**row, "rate": 0.5, "chosen": False}, row])
+    assert choose(identity, "rate", tried, record) == (0.3, [])
+    best, rows = choose({**identity, "texts": "movies"}, "rate", tried, record)
+    assert best == 0.2
+    assert [(row["rate"], row["chosen"]) for row in rows] == [(0.1, False), (0.2, True)]
 
 
 # Images
@@ -235,6 +244,24 @@ def test_all_methods_of_a_base_try_the_same_rates():
     low, high = when.BASES["sgd"][1].rate
     assert low <= min(plain["rate"])
     assert max(plain["rate"]) <= high
+
+
+def test_each_case_is_trained_from_its_seed_and_its_checkpoint_goes_with_the_row(tmp_path):
+    trainer, split = small_trainer()
+    cases = [
+        {"data": "noise", "model": "small", "method": "soft 0.1", "network": n} for n in (0, 2)
+    ]
+    trained = trainer.fit_each(cases, split, lambda _: images.cosine(0.1), 1, 3, tmp_path / "kept")
+    case, history = next(trained)
+    assert case == cases[0]
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    ((case, second),) = trained
+    assert case == cases[1]
+    assert not (tmp_path / "kept").exists()
+    for network, found in ((0, history), (2, second)):
+        _, alone = trainer.fit("soft 0.1", split, images.cosine(0.1), 1, 3000 + network)
+        assert found.train_loss == alone.train_loss
+    assert history.train_loss != second.train_loss
 
 
 def test_holm_rejects_in_order_until_one_stands():

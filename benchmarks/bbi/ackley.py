@@ -31,11 +31,11 @@ Takes: smoke 30 s; laptop 8 min; paper 25 min on 2 cores.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.bbi._protocol import (
     Method,
@@ -49,8 +49,8 @@ from benchmarks.bbi._protocol import (
     wilson,
 )
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row
 from kinopt import ensemble
 from kinopt.landscapes import Landscape, ackley
 
@@ -125,35 +125,33 @@ PATH_POINTS = 500
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each variant, search and method."""
-    methods = [method for method in METHODS if method.name in settings.methods]
-    total = len(settings.decays) * settings.num_seeds * len(methods)
-    with progress_bar(total, "searches and descents") as bar:
-        for decay in settings.decays:
-            landscape = ackley(decay=decay)
-            for number in range(settings.num_seeds):
-                seed = 1000 * settings.seed + number
-                rng = np.random.default_rng(seed)
-                start = rng.uniform(-CORNER, CORNER, 2)
-                starts = rng.uniform(-CORNER, CORNER, (settings.num_starts, 2))
-                for method in methods:
-                    identity = {"decay": decay, "search": number, "method": method.name}
-                    if done(**identity):
-                        bar.update()
-                        continue
-                    found = search(
-                        method,
-                        landscape,
-                        start,
-                        num_steps=settings.trial_steps,
-                        num_trials=settings.num_trials,
-                        seed=seed,
-                    )
-                    row = {**identity, "start": start, **found._asdict()}
-                    row |= _successes(method, found, landscape, starts, settings, seed)
-                    if number == 0 and method.name in DRAWN:
-                        row |= _curves(method, found, landscape, start, settings, seed)
-                    yield row
-                    bar.update()
+    methods = {method.name: method for method in METHODS if method.name in settings.methods}
+    cases = [
+        {"decay": decay, "search": number, "method": name}
+        for decay in settings.decays
+        for number in range(settings.num_seeds)
+        for name in methods
+    ]
+    for case, _ in counted(done.left(cases), "searches and descents"):
+        decay, number, name = case.values()
+        landscape, method = ackley(decay=decay), methods[name]
+        seed = 1000 * settings.seed + number
+        rng = np.random.default_rng(seed)
+        start = rng.uniform(-CORNER, CORNER, 2)
+        starts = rng.uniform(-CORNER, CORNER, (settings.num_starts, 2))
+        found = search(
+            method,
+            landscape,
+            start,
+            num_steps=settings.trial_steps,
+            num_trials=settings.num_trials,
+            seed=seed,
+        )
+        row = {**case, "start": start, **found._asdict()}
+        row |= _successes(method, found, landscape, starts, settings, seed)
+        if number == 0 and name in DRAWN:
+            row |= _curves(method, found, landscape, start, settings, seed)
+        yield row
 
 
 def _successes(
@@ -219,7 +217,6 @@ def _curves(
 
 def table(rows: list[Row]) -> str:
     """Successes of the last run beside the published ones, then what the searches found."""
-    rows = latest(rows)
     groups: dict[str, dict[float, list[Row]]] = {}
     for row in rows:
         groups.setdefault(row["method"], {}).setdefault(row["decay"], []).append(row)
@@ -266,7 +263,6 @@ of which a try is below 5e-4 after its last step, and not only in passing."""
 
 def headline(rows: list[Row]) -> str:
     """BBI beside gradient descent, on each variant."""
-    rows = latest(rows)
     parts = []
     for decay in sorted({row["decay"] for row in rows}):
         bbi_part, gdm_part = (
@@ -312,18 +308,14 @@ def _range(values: list) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """A way through the landscape (Fig. 2) and the losses from one start (Fig. 3)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from kinopt.plots import loss_curves, trajectories
 
     shown = {(row["decay"], row["method"]): row for row in rows if row.get("curves")}
     decays = list(dict.fromkeys(decay for decay, _ in shown))
     handles, labels = [], []
     figure = Figure(figsize=(4.3 * (1 + len(decays)), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     way, *panels = figure.subplots(1, 1 + len(decays))
     path = np.array(shown[decays[-1], METHODS[0].name]["path"])
     trajectories(ackley(decay=decays[-1]), path, way)
@@ -338,6 +330,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
         handles, labels = ax.get_legend_handles_labels()
         ax.legend().remove()  # one for all panels is enough
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    path = Path(folder) / "ackley.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return figure

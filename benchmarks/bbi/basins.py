@@ -39,18 +39,18 @@ import functools
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 import kinopt.plots
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import Row, latest
+from benchmarks.record import Row, where
 
 __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
@@ -355,17 +355,13 @@ def _z(counts: jax.Array, ratio: float) -> float:
     return float(kinopt.basins.z_score(counts, jnp.array([ratio, 1.0]))[0])
 
 
-def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in latest(rows) if row["kind"] == kind]
-
-
 def table(rows: list[Row]) -> str:
     """First entries, occupancy and potentials, each beside what theory says."""
-    theory = _of_kind(rows, "theory")[0]
+    theory = where(rows, kind="theory")[0]
     authors = kinopt.basins.statistics(jnp.repeat(jnp.array([1, 2]), jnp.array(AUTHORS)), 2)
     z = _z(authors.counts, theory["volume"])
     lines = [["paper, authors' code", "1999", _ratio(authors), "0", f"{z:.1f}", ""]]
-    for row in _of_kind(rows, "first entry"):
+    for row in where(rows, kind="first entry"):
         ratio = "{:.3f} ({:.3f} to {:.3f})".format(*_finite(row))
         open_ = str(row["num_undecided"] + row["num_failed"])
         scores = [f"{row['z_volume']:.1f}", f"{row['z_flux']:.1f}"]
@@ -375,12 +371,12 @@ def table(rows: list[Row]) -> str:
 
     lines = [
         [row["method"], f"{row['ratio']:.3f} ± {row['ratio_error']:.3f}", f"{row['z']:.1f}"]
-        for row in _of_kind(rows, "occupancy")
+        for row in where(rows, kind="occupancy")
     ]
     occupied = table_of(["time in the basins", "ratio ± standard error", "z"], lines)
 
     bowls = {}
-    for row in _of_kind(rows, "potential"):
+    for row in where(rows, kind="potential"):
         bowls.setdefault(row["method"], {})[row["n"]] = f"{row['ks']:.4f} ({row['noise']:.4f})"
     lines = [[method, *by_n.values()] for method, by_n in bowls.items()]
     bowl = table_of(["density of V", "KS distance, n = 2 (noise)", "n = 4 (noise)"], lines)
@@ -402,10 +398,10 @@ def _ratio(found: kinopt.basins.BasinStatistics) -> str:
 
 def headline(rows: list[Row]) -> str:
     """First entry and occupancy, each with its prediction."""
-    theory = _of_kind(rows, "theory")[0]
-    entry = _of_kind(rows, "first entry")[0]
+    theory = where(rows, kind="theory")[0]
+    entry = where(rows, kind="first entry")[0]
     low, high = entry["ratio_interval"]
-    time_ = _of_kind(rows, "occupancy")[0]
+    time_ = where(rows, kind="occupancy")[0]
     return (
         f"first entry {entry['ratio']:.3f} ({low:.3f} to {high:.3f}) in {entry['seeds']} runs, not "
         f"the volume ratio {theory['volume']:.2f}; share of time {time_['ratio']:.3f} ± "
@@ -413,15 +409,11 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Trajectories (Fig. 5), the running ratio (Fig. 6), all ratios, and the density of V."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    theory = _of_kind(rows, "theory")[0]
-    entries = _of_kind(rows, "first entry")
+    theory = where(rows, kind="theory")[0]
+    entries = where(rows, kind="first entry")
     figure = Figure(figsize=(11, 9), layout="constrained")
-    FigureCanvasAgg(figure)
     (path_axes, running_axes), (ratio_axes, density_axes) = figure.subplots(2, 2)
 
     protocol = PROTOCOLS["authors' protocol"]
@@ -456,7 +448,7 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     )
     running_axes.set_title("First entry, authors' protocol (Fig. 6)")
 
-    stay = _of_kind(rows, "occupancy")
+    stay = where(rows, kind="occupancy")
     names = [f"first entry: {row['method']}" for row in entries]
     names += [f"time: {row['method']}" for row in stay]
     for n, row in enumerate(entries):
@@ -473,7 +465,7 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     ratio_axes.set(xlabel="ratio of the basins (95 %)", xscale="log")
     ratio_axes.set_title("Volume (yellow) predicts time, flux (green) mixed entries")
 
-    bowls = [row for row in _of_kind(rows, "potential") if row["n"] == 2]
+    bowls = where(rows, kind="potential", n=2)
     edges = bowls[0]["edges"]
     width = np.diff(edges)
     for n, row in enumerate(bowls):
@@ -484,6 +476,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     density_axes.set(xlabel="potential V", ylabel="share of time", yscale="log")
     density_axes.set_title("Time at each V in a bowl, n = 2")
     density_axes.legend(frameon=False)
-    target = Path(folder) / "bbi.basins.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

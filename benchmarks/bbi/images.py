@@ -26,30 +26,32 @@ had.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optuna
+from matplotlib.figure import Figure
 
 import kinopt
-from benchmarks import checkpoint, data, vision
+from benchmarks import data, vision
+from benchmarks.choice import choose
 from benchmarks.data import Split
 from benchmarks.ko.images import load
 from benchmarks.markdown import table_of
-from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
-from benchmarks.statistics import paired_p
+from benchmarks.record import NOTHING, Done, Row, grouped, last, where
+from benchmarks.statistics import difference_and_p, mean_and_error
 
 __all__ = ["METHODS", "PRESETS", "Settings", "Task", "headline", "plot", "run", "table"]
 
 SPLIT_SEED = 99
 VALIDATION_FRACTION = 0.2
+KEPT = ("test_accuracy", "train_loss", "seconds")  # of the history, in a row
 
 Range = tuple[float, ...]
 """A grid's points; or the lowest and the highest value of a search."""
@@ -235,51 +237,33 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
         place = {"data": task.data, "model": task.model}
         chosen = {}
         for name in settings.methods:
-            chosen[name], rows = _tuned(name, place, networks, task, split, settings, done)
+            tried = functools.partial(_tried, name, networks, task, split, settings.seed)
+            identity = {**place, "stage": "tuning", "method": name}
+            chosen[name], rows = choose(identity, "numbers", tried, done)
             yield from rows
-        cases = [
-            (n, name)
+        cases = done.left(
+            {**place, "stage": "test", "method": name, "network": n}
             for n in range(task.num_seeds)
             for name in settings.methods
-            if not done(**place, stage="test", method=name, network=n)
-        ]
-        with progress_bar(len(cases) * task.epochs, f"{task.model} on {task.data}") as bar:
-            for n, name in cases:
-                bar.set_postfix_str(f"{name}, seed {n}")
-                path = done.checkpoints and done.checkpoints / f"{task.data} {name} {n}"
-                numbers = np.array(chosen[name], np.float32)
-                _, history = networks.fit(
-                    name,
-                    split,
-                    lambda _, numbers=numbers: numbers,
-                    task.epochs,
-                    1000 * settings.seed + n,
-                    path,
-                    bar.update,
-                )
-                kept = {
-                    field: getattr(history, field)
-                    for field in ("test_accuracy", "train_loss", "seconds")
-                }
-                identity = {"stage": "test", "method": name, "network": n}
-                yield place | identity | {"numbers": list(chosen[name])} | kept
-                checkpoint.remove(path)
+        )
+        numbers = {name: np.array(found, np.float32) for name, found in chosen.items()}
+        trained = networks.fit_each(
+            cases,
+            split,
+            lambda name, numbers=numbers: lambda _: numbers[name],
+            task.epochs,
+            settings.seed,
+            done.checkpoints,
+        )
+        for case, history in trained:
+            kept = {name: getattr(history, name) for name in KEPT}
+            yield case | {"numbers": chosen[case["method"]]} | kept
 
 
-def _tuned(
-    name: str,
-    place: Row,
-    networks: vision.Trainer,
-    task: Task,
-    split: Split,
-    settings: Settings,
-    done: Done,
-) -> tuple[Numbers, list[Row]]:
-    """The numbers with the highest validation accuracy, and rows that say what was tried."""
-    identity = {**place, "stage": "tuning", "method": name}
-    for row in done.rows:
-        if identity.items() <= row.items() and row["chosen"]:
-            return tuple(row["numbers"]), []
+def _tried(
+    name: str, networks: vision.Trainer, task: Task, split: Split, seed: int
+) -> list[tuple[list[float], float]]:
+    """The validation accuracy of a method with each pair of numbers that was tried."""
     inner = data.split(split[0], split[1], VALIDATION_FRACTION, SPLIT_SEED)
     method = METHODS[name]
     number = task.num_trials or len(method.grid[0]) * len(method.grid[1])
@@ -287,46 +271,33 @@ def _tuned(
 
         def score(numbers: Numbers) -> float:
             given = np.array(numbers, np.float32)
-            seed = 1000 * settings.seed + SPLIT_SEED
-            _, history = networks.fit(name, inner, lambda _: given, task.trial_epochs, seed)
+            _, history = networks.fit(
+                name, inner, lambda _: given, task.trial_epochs, 1000 * seed + SPLIT_SEED
+            )
             bar.update()
             return history.test_accuracy[-1]
 
-        tried = search(method, task, settings.seed, score)
-    best = max(tried, key=lambda trial: trial[1])[0]
-    rows = [
-        {
-            **identity,
-            "numbers": list(numbers),
-            "validation_accuracy": accuracy,
-            "chosen": numbers == best,
-        }
-        for numbers, accuracy in tried
-    ]
-    return best, rows
+        return [(list(numbers), found) for numbers, found in search(method, task, seed, score)]
 
 
 # Reading the rows
 
 
-def _groups(rows: list[Row]) -> dict[str, dict[str, list[Row]]]:
-    """The networks of the last run by data set, then by method, seed by seed."""
-    found: dict[str, dict[str, list[Row]]] = {}
-    for row in latest(rows):
-        if row["stage"] == "test":
-            found.setdefault(row["data"], {}).setdefault(row["method"], []).append(row)
-    return found
+def _networks(rows: list[Row]) -> dict[str, dict[str, list[Row]]]:
+    """By data set, then by method, seed by seed."""
+    parts = grouped(where(rows, stage="test"), "data")
+    return {name: grouped(part, "method") for name, part in parts.items()}
 
 
 def _final(part: list[Row]) -> np.ndarray:
-    return 100 * np.array([row["test_accuracy"][-1] for row in part])
+    return 100 * last(part, "test_accuracy")
 
 
 def table(rows: list[Row]) -> str:
     """Final accuracies of the last run: mean, median, and paired differences from SGD."""
     parts = []
     tasks = {task["data"]: task for task in rows[-1]["settings"]["tasks"]}
-    for name, methods in _groups(rows).items():
+    for name, methods in _networks(rows).items():
         lines = []
         plain = _final(methods["sgd"])
         for method, part in methods.items():
@@ -334,16 +305,14 @@ def table(rows: list[Row]) -> str:
             difference = accuracy - plain[: len(part)]
             first, second = METHODS[method].names
             numbers = part[0]["numbers"]
-            paired = method != "sgd" and len(part) > 1
             lines.append(
                 [
                     method,
                     f"{first} {numbers[0]:.3g}, {second} {numbers[1]:.3g}",
                     mean_and_error(accuracy),
                     f"{np.median(accuracy):.2f}",
-                    "" if method == "sgd" else mean_and_error(difference, "+"),
-                    f"{paired_p(difference):.2g}" if paired else "",
-                    f"{np.mean([row['train_loss'][-1] for row in part]):.3g}",
+                    *(("", "") if method == "sgd" else difference_and_p(difference)),
+                    f"{last(part, 'train_loss').mean():.3g}",
                 ]
             )
         task = tasks[name]
@@ -360,7 +329,7 @@ def table(rows: list[Row]) -> str:
 def headline(rows: list[Row]) -> str:
     """Mean accuracies and the difference of BBI."""
     parts = []
-    for name, methods in _groups(rows).items():
+    for name, methods in _networks(rows).items():
         plain = _final(methods["sgd"])
         others = ", ".join(
             f"{method} {mean_and_error(_final(part) - plain[: len(part)], '+')}"
@@ -371,13 +340,11 @@ def headline(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Test error along the training, and the final accuracies of all networks."""
-    from matplotlib.figure import Figure
-
     from kinopt.plots import training_curves
 
-    groups = _groups(rows)
+    groups = _networks(rows)
     figure = Figure(figsize=(10, 3.8 * len(groups)), layout="constrained")
     grid = figure.subplots(len(groups), 2, squeeze=False, width_ratios=[1.6, 1])
     for (left, right), (name, methods) in zip(grid, groups.items(), strict=True):
@@ -391,6 +358,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
         left.legend(frameon=False, fontsize=9)
         right.boxplot([_final(part) for part in methods.values()], tick_labels=list(methods))
         right.set(ylabel="final test accuracy (%)", title=f"{len(methods['sgd'])} networks each")
-    path = Path(folder) / "bbi.images.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -31,19 +31,19 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.bbi import _poisson as poisson
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row, where
 from kinopt._typing import PyTree, Scalar
 
 __all__ = ["PRESETS", "Settings", "headline", "loss", "outcomes", "plot", "run", "table"]
@@ -327,10 +327,6 @@ def _shooting(problem: poisson.Poisson, centers: list[float]) -> Row:
     return {"kind": "shooting", **dataclasses.asdict(problem), "centers": np.round(centers, 6)}
 
 
-def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in latest(rows) if row["kind"] == kind]
-
-
 def _share(row: Row, solution: int) -> str:
     found, number = row["outcome"].count(solution), len(row["outcome"])
     low, high = np.asarray(kinopt.basins.wilson_interval(found, number))
@@ -350,12 +346,12 @@ def table(rows: list[Row]) -> str:
             f"{row['shift']:g}",
             *(f"{round(c, 3) + 0.0:.3f}" for c in row["centers"]),
         ]
-        for row in _of_kind(rows, "shooting")
+        for row in where(rows, kind="shooting")
     ]
     header = ["k", "shift", "u(0) of u_an", "of the other"]
     shot = table_of(header, lines)
     lines = []
-    for row in _of_kind(rows, "training"):
+    for row in where(rows, kind="training"):
         errors = [
             min(pair)
             for pair, outcome in zip(row["errors"], row["outcome"], strict=True)
@@ -390,7 +386,7 @@ The problem was chosen because BBI finds both: the shares hold for no other."""
 
 def headline(rows: list[Row]) -> str:
     """How often BBI and Adam end at each solution."""
-    trained = _of_kind(rows, "training")
+    trained = where(rows, kind="training")
     settings = rows[-1]["settings"]
     row = trained[0]
     adam = [one for one in trained if one["method"].startswith("Adam")]
@@ -403,13 +399,12 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Sections of both solutions, exact and found (Fig. 7); the way to them; all ends."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
 
-    shot = _of_kind(rows, "shooting")[-1]
-    trained = _of_kind(rows, "training")
+    shot = where(rows, kind="shooting")[-1]
+    trained = where(rows, kind="training")
     methods_ = {row["method"]: row for row in trained}
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     (bbi_axes, adam_axes), (path_axes, end_axes) = figure.subplots(2, 2)
@@ -461,6 +456,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     end_axes.set(xscale="log", xlabel="relative error to the nearer solution")
     end_axes.xaxis.set_minor_formatter(NullFormatter())
     end_axes.set_title("At the end: blue u_an, red the other, grey neither")
-    target = Path(folder) / "bbi.pde.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

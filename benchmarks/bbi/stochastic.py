@@ -37,18 +37,18 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row, where
 
 __all__ = ["PRESETS", "Batches", "Settings", "headline", "plot", "run", "steady_state", "table"]
 
@@ -389,10 +389,6 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
             bar.update()
 
 
-def _of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in latest(rows) if row["kind"] == kind]
-
-
 def _with_error(estimate: list[float], digits: int = 3) -> str:
     return f"{estimate[0]:.{digits}f} ± {estimate[1]:.{digits}f}"
 
@@ -409,10 +405,10 @@ def table(rows: list[Row]) -> str:
                 f"{row['high_error']:.2%}",
                 f"{row['median_drift']:.0%}",
             ]
-            for row in _of_kind(rows, "energy")
+            for row in where(rows, kind="energy")
         ],
     )
-    steady = _of_kind(rows, "steady state")
+    steady = where(rows, kind="steady state")
     pairs = sorted(name for name in steady[0] if name.startswith("q_"))
     relations = table_of(
         [
@@ -431,7 +427,7 @@ def table(rows: list[Row]) -> str:
             for row in steady
         ],
     )
-    walked = _of_kind(rows, "diffusion")
+    walked = where(rows, kind="diffusion")
     times = [t for t in (100, 1_000, 10_000, 100_000) if t <= walked[0]["times"][-1]]
     walks = table_of(
         ["method", "tuned", "mean loss, second half", *(f"<Theta^2> at {t:,}" for t in times)],
@@ -467,9 +463,9 @@ and bounces put into the shallow direction: without friction it neither settles 
 
 def headline(rows: list[Row]) -> str:
     """The error of Eq. 48, the coefficient of Eq. 49, and the ratio of the spreads."""
-    kept = _of_kind(rows, "energy")[0]
-    steady = _of_kind(rows, "steady state")[0]
-    walks = {row["method"]: row["spread"][0] for row in _of_kind(rows, "diffusion")}
+    kept = where(rows, kind="energy")[0]
+    steady = where(rows, kind="steady state")[0]
+    walks = {row["method"]: row["spread"][0] for row in where(rows, kind="diffusion")}
     sgd = walks["SGD with momentum"]
     return (
         f"Eq. 48 to {kept['median_error']:.2%} at a time step of {kept['dt']:g}; Eq. 49 with the "
@@ -479,14 +475,13 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Errors against the time step, and the spread in the shallow direction against time."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    kept, steady = _of_kind(rows, "energy"), _of_kind(rows, "steady state")
+    kept, steady = where(rows, kind="energy"), where(rows, kind="steady state")
     dts = [row["dt"] for row in kept]
     left.loglog(dts, [row["median_factor"] for row in kept], "C7s-", label="change of momentum")
     left.loglog(dts, [row["median_error"] for row in kept], "C0o-", label="error of Eq. 48")
@@ -499,13 +494,11 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     left.set_xticks(dts, [f"{dt:g}" for dt in dts])
     left.xaxis.set_minor_locator(NullLocator())
     left.legend(frameon=False)
-    for row in _of_kind(rows, "diffusion"):
+    for row in where(rows, kind="diffusion"):
         times, mean, error = (np.array(row[name]) for name in ("times", "mean_square", "error"))
         line = right.plot(times, mean, label=row["method"])[0]
         right.fill_between(times, mean - error, mean + error, color=line.get_color(), alpha=0.25)
     right.set(xscale="log", yscale="log", xlabel="step", ylabel="mean square, shallow direction")
     right.set_title("Diffusion of tuned methods")
     right.legend(frameon=False)
-    target = Path(folder) / "bbi.stochastic.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

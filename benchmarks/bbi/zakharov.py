@@ -21,16 +21,16 @@ Takes: smoke 40 s; laptop 4 min; paper 12 min on 2 cores.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.bbi._protocol import Method, Range, Search, adam, bbi, descent, gdm, search
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row
 from kinopt import ensemble
 from kinopt.landscapes import Landscape, zakharov
 
@@ -81,30 +81,30 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each search and method."""
     landscape = zakharov(DIMENSIONS)
     fixed_start = -np.ones(DIMENSIONS)
-    with progress_bar(settings.num_seeds * len(METHODS), "searches and descents") as bar:
-        for number in range(settings.num_seeds):
-            seed = 1000 * settings.seed + number
-            starts = np.random.default_rng(seed).uniform(-1, 1, (settings.num_starts, DIMENSIONS))
-            for method in METHODS:
-                identity = {"search": number, "method": method.name}
-                if done(**identity):
-                    bar.update()
-                    continue
-                # Rows go out with the caller's precision: a generator keeps its context.
-                with jax.enable_x64(True):
-                    found = search(
-                        method,
-                        landscape,
-                        fixed_start,
-                        num_steps=settings.trial_steps,
-                        num_trials=settings.num_trials,
-                        seed=seed,
-                    )
-                    row = {**identity, **found._asdict()}
-                    row |= _long_run(method, found, landscape, fixed_start, settings.num_steps)
-                    row |= _from_random_starts(method, found, landscape, starts, settings.num_steps)
-                yield row
-                bar.update()
+    methods = {method.name: method for method in METHODS}
+    cases = [
+        {"search": number, "method": name}
+        for number in range(settings.num_seeds)
+        for name in methods
+    ]
+    for case, _ in counted(done.left(cases), "searches and descents"):
+        method = methods[case["method"]]
+        seed = 1000 * settings.seed + case["search"]
+        starts = np.random.default_rng(seed).uniform(-1, 1, (settings.num_starts, DIMENSIONS))
+        # Rows go out with the caller's precision: a generator keeps its context.
+        with jax.enable_x64(True):
+            found = search(
+                method,
+                landscape,
+                fixed_start,
+                num_steps=settings.trial_steps,
+                num_trials=settings.num_trials,
+                seed=seed,
+            )
+            row = {**case, **found._asdict()}
+            row |= _long_run(method, found, landscape, fixed_start, settings.num_steps)
+            row |= _from_random_starts(method, found, landscape, starts, settings.num_steps)
+        yield row
 
 
 def _long_run(
@@ -141,7 +141,6 @@ def _from_random_starts(
 
 def table(rows: list[Row]) -> str:
     """How deep each method came in the last run, beside the published numbers."""
-    rows = latest(rows)
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["method"], []).append(row)
@@ -176,9 +175,9 @@ Delta V = 1e-22, the others go on. Random starts: medians and quartiles over
 
 def headline(rows: list[Row]) -> str:
     """Steps to the paper's depth, and where the others were after the last step."""
-    groups = {row["method"]: row for row in latest(rows)}
+    groups = {row["method"]: row for row in rows}
     for name in groups:
-        groups[name] = _middle([row for row in latest(rows) if row["method"] == name])
+        groups[name] = _middle([row for row in rows if row["method"] == name])
     return (
         f"1e-22 after {groups['bbi, published step']['arrival']:,} steps; in 10,000 steps momentum "
         f"comes to {groups['gdm, step to 1e-5']['lowest']:.0e}, Adam to "
@@ -196,15 +195,11 @@ def _with_range(values: list[float], middle: float) -> str:
     return f"{middle:.1e} ({min(values):.0e} to {max(values):.0e})"
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """The loss along the long run (Fig. 4): medians and quartiles over the searches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from kinopt.plots import loss_curves
 
     figure = Figure(figsize=(8.5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     ax = figure.add_subplot()
     curves: dict[str, list] = {}
     for row in rows:
@@ -215,6 +210,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     ax.legend().remove()  # it would lie on the curves
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", frameon=False)
     ax.set_title("Zakharov in ten dimensions, from (-1, ..., -1)")
-    path = Path(folder) / "zakharov.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return figure

@@ -27,18 +27,18 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 from benchmarks import data
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 from kinopt.collisions.cells import Cells, in_cells
 from kinopt.collisions.soft import soft_law
 
@@ -172,20 +172,15 @@ def table(rows: list[Row]) -> str:
                 f"{row['cosine']:.3f} ± {row['cosine_error']:.3f}",
                 *(f"{row[name]:.3f}" for name in ("norm", "kept", "mean_cosine")),
             ]
-            for row in latest(rows)
+            for row in rows
         ],
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Cosine and kept share against cell size, a column for each layer."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     names = list(dict.fromkeys(row["layer"] for row in rows))
     figure = Figure(figsize=(2.6 * len(names), 5), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(2, len(names), sharex=True, sharey="row")
     for (above, below), name in zip(panels.T, names, strict=True):
         size, neurons = rows[0]["settings"]["cell_sizes"], 1
@@ -205,6 +200,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     panels[1, 0].set_ylabel("share of the exact force kept")
     panels[0, 0].legend(fontsize=7)
     panels[1, 0].legend(fontsize=7)
-    path = Path(folder) / "cells.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return figure

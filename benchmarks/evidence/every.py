@@ -22,19 +22,19 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.ko import condensation
 from benchmarks.ko.condensation import HIDDEN_LAYER, significant
 from benchmarks.markdown import table_of
-from benchmarks.picture import mean_and_error
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import mean_and_error
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 from kinopt.plots import PALETTE
 
@@ -76,29 +76,30 @@ PRESETS = {
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each activation, law, road and spacing, then one for each law and spacing."""
-    cases = list(itertools.product(settings.activations, LAWS, ROADS, settings.spacings))
+    cases = [
+        {"stage": "effect", "activation": activation, "law": law, "road": road, "spacing": k}
+        for activation, law, road, k in itertools.product(
+            settings.activations, LAWS, ROADS, settings.spacings
+        )
+        if k > 1 or road == "every k-th"
+    ]
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_seeds)
     schedule = condensation.Settings(
         num_steps=settings.num_steps, num_snapshots=settings.num_steps // settings.shown_step
     )
-    with progress_bar(len(cases), "networks") as bar:
-        for activation, law, road, k in cases:
-            bar.update()
-            identity = {"stage": "effect", "activation": activation, "law": law, "road": road}
-            if done(**identity, spacing=k) or (k == 1 and road != "every k-th"):
-                continue
-            coll_coef, every = ROADS[road](STARTS[law], k)
-            measured = condensation.train(
-                keys, coll_coef, settings.rate, activation, _law(law, every), schedule
-            )
-            found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
-            yield identity | {
-                "spacing": k,
-                "coll_coef": coll_coef,
-                "mean_abs_cosine": significant(found["mean_abs_cosine"][:, 1]),
-                "max_abs_cosine": significant(found["max_abs_cosine"][:, 1]),
-                "loss": significant(found["loss"][:, -1]),
-            }
+    for case, _ in counted(done.left(cases), "networks"):
+        law, k = case["law"], case["spacing"]
+        coll_coef, every = ROADS[case["road"]](STARTS[law], k)
+        measured = condensation.train(
+            keys, coll_coef, settings.rate, case["activation"], _law(law, every), schedule
+        )
+        found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
+        yield case | {
+            "coll_coef": coll_coef,
+            "mean_abs_cosine": significant(found["mean_abs_cosine"][:, 1]),
+            "max_abs_cosine": significant(found["max_abs_cosine"][:, 1]),
+            "loss": significant(found["loss"][:, -1]),
+        }
     for law in LAWS:
         if not done(stage="cost", law=law):
             yield from _costs(law, settings)
@@ -144,7 +145,7 @@ def _costs(law: str, settings: Settings) -> Iterator[Row]:
 
 # Reading the rows
 
-READING = """\
+_READING = """\
 Means and standard errors over paired seeds: mean abs. cosine of the hidden neurons at step {shown},
 and the loss at step {last}. Times are medians over turns with their 95 % intervals, in those of
 `every=1`."""
@@ -153,7 +154,7 @@ and the loss at step {last}. Times are medians over turns with their 95 % interv
 def _effects(rows: list[Row]) -> dict[tuple[str, str], dict[tuple[str, int], Row]]:
     """Rows of the last run by activation and law, then by road and spacing; k = 1 is on all."""
     found: dict[tuple[str, str], dict[tuple[str, int], Row]] = {}
-    for row in latest(rows):
+    for row in rows:
         if row["stage"] == "effect":
             part = found.setdefault((row["activation"], row["law"]), {})
             for road in ROADS if row["spacing"] == 1 else (row["road"],):
@@ -172,7 +173,7 @@ def table(rows: list[Row]) -> str:
                 for road in ROADS
             ]
             lines.append([activation, law, str(k), *(pairs if k > 1 else [pairs[0], "", ""])])
-    costs = [row for row in latest(rows) if row["stage"] == "cost"]
+    costs = [row for row in rows if row["stage"] == "cost"]
     settings = rows[-1]["settings"]
     features, neurons = settings["shape"]
     return "\n\n".join(
@@ -192,7 +193,7 @@ def table(rows: list[Row]) -> str:
                     for row in costs
                 ],
             ),
-            READING.format(shown=settings["shown_step"], last=settings["num_steps"]),
+            _READING.format(shown=settings["shown_step"], last=settings["num_steps"]),
         ]
     )
 
@@ -205,7 +206,7 @@ def headline(rows: list[Row]) -> str:
     for law in LAWS:
         ratio = next(
             row["ratio"][0]
-            for row in latest(rows)
+            for row in rows
             if row["stage"] == "cost" and (row["law"], row["spacing"]) == (law, k)
         )
         groups = [part for (_, name), part in _effects(rows).items() if name == law]
@@ -221,10 +222,8 @@ def headline(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Cosine and loss over the spacing, a column for each activation and law."""
-    from matplotlib.figure import Figure
-
     groups = _effects(rows)
     figure = Figure(figsize=(2.4 * len(groups), 4.6), layout="constrained")
     grid = figure.subplots(2, len(groups), squeeze=False, sharex=True)
@@ -247,6 +246,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
     grid[1, 0].set_ylabel("loss at the end", fontsize=9)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="outside lower center", fontsize=8, frameon=False)
-    path = folder / "evidence.every.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -54,19 +54,19 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.evidence._maxwell import H_MAXWELL, measure
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 
 Acceptance = Literal["threshold", "hard sphere"]
 Combine = Literal["matching", "sum", "metropolis"]
@@ -215,7 +215,6 @@ def _compared(boxes: list[dict[str, float]], reference: dict[str, np.ndarray]) -
 
 def table(rows: list[Row]) -> str:
     """The last run at a few times, beside what equilibrium looks like."""
-    rows = latest(rows)
     last = rows[-1]["sweep"]
     times = [0, *(sweep for sweep in (5, 10) if sweep < last), last]
     lines = []
@@ -239,7 +238,7 @@ particle, energy by at most {energy:.0e} of itself. The picture shows every swee
 
 def headline(rows: list[Row]) -> str:
     """How far H is from its minimum, at the start and at the end."""
-    part = next(iter(_runs(latest(rows)).values()))
+    part = next(iter(_runs(rows).values()))
     first, last = (_with_error(part[n], "excess_h") for n in (0, -1))
     return f"H - H_Maxwell from {first} to {last} in {part[-1]['sweep']} sweeps"
 
@@ -256,13 +255,9 @@ def _runs(rows: list[Row]) -> dict[tuple[Start, Acceptance], list[Row]]:
     return runs
 
 
-def plot(rows: list[dict], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """H, the distance from Maxwell, the exact moments and the conserved quantities in one PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     (h_axes, ks_axes), (moment_axes, conserved_axes) = figure.subplots(2, 2)
     for color, ((start, acceptance), part) in enumerate(_runs(rows).items()):
         column = {name: np.array([row[name] for row in part]) for name in part[0]}
@@ -294,6 +289,4 @@ def plot(rows: list[dict], folder: str | Path) -> Path:
     conserved_axes.set(xlabel="sweep", ylabel="relative change", title="Energy: float32 rounding")
     for axes in (h_axes, ks_axes):
         axes.legend(fontsize=8)
-    path = Path(folder) / "gas.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return figure

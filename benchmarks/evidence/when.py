@@ -26,23 +26,22 @@ Scale: one hidden layer, on vectors or coarse images; large networks are not mea
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import data, encoder
 from benchmarks.data import Split
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
-from benchmarks.picture import mean_and_error
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
-from benchmarks.statistics import holm, paired_p
+from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import holm, mean_and_error, paired_p
 from benchmarks.train import Build, Training
 from kinopt.metrics import weight_correlation
 
@@ -311,7 +310,7 @@ class Comparison(NamedTuple):
 def comparisons(rows: list[Row]) -> list[Comparison]:
     """All of the last run, each with its paired t test."""
     tests = {}
-    for row in latest(rows):
+    for row in rows:
         if row["stage"] == "test":
             tests[row["data"], row["few"], row["noise"], row["base"], row["collision"]] = row
     found = []
@@ -327,7 +326,7 @@ def comparisons(rows: list[Row]) -> list[Comparison]:
     return found
 
 
-READING = """\
+_READING = """\
 Differences are in points of test accuracy, with one standard error over {seeds} fresh seeds, which
 are paired. Bold: p below 0.05 after Holm's correction for all {number} comparisons of this table.
 Every method had {trials} trials of {trial_seeds} seeds each on validation data. The error of a
@@ -359,7 +358,6 @@ known."""
 
 def table(rows: list[Row]) -> str:
     """All tasks, what it comes to, and the times."""
-    rows = latest(rows)
     found = comparisons(rows)
     passed = holm([c.p for c in found])
     marks = {id(c): "**" if good else "" for c, good in zip(found, passed, strict=True)}
@@ -382,7 +380,7 @@ def table(rows: list[Row]) -> str:
     for base, name in columns:
         header += [f"{base} (%)"] * (name == "soft, head") + [f"{base}: {name}"]
     settings = rows[0]["settings"]
-    reading = READING.format(
+    reading = _READING.format(
         seeds=settings["num_seeds"],
         number=len(found),
         trials=settings["num_trials"],
@@ -441,10 +439,8 @@ def headline(rows: list[Row]) -> str:
     return "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Left, every difference; right, whether the plain network's |cos| tells where it helps."""
-    from matplotlib.figure import Figure
-
     found = comparisons(rows)
     passed = holm([c.p for c in found])
     tasks = list(dict.fromkeys(c.task for c in found))
@@ -489,6 +485,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
     right.set(xlabel="mean |cos| of the plain network", ylabel="difference (points)")
     right.set_title("does condensation predict the gain?", fontsize=10)
     right.legend(fontsize=8, frameon=False)
-    path = folder / "evidence.when.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

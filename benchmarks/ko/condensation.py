@@ -27,19 +27,19 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.experiments import UsageError
 from benchmarks.markdown import table_of
-from benchmarks.picture import mean_and_error
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row
+from benchmarks.statistics import mean_and_error
 from benchmarks.train import accepted_fraction
 from kinopt import metrics
 from kinopt._typing import PyTree
@@ -193,30 +193,26 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     shown = settings.shown_step // chunk
     keys = jax.random.split(jax.random.key(settings.seed), settings.num_seeds)
     cases = [
-        (activation, law, coll_coef, rate)
+        {"activation": activation, "law": law, "coll_coef": coll_coef, "rate": rate}
         for activation in settings.activations
         for law in settings.laws
         for coll_coef in COEFFICIENTS[law]
         for rate in settings.rates
     ]
-    with progress_bar(len(cases), "networks") as bar:
-        for activation, law, coll_coef, rate in cases:
-            bar.update()
-            identity = {"activation": activation, "law": law, "coll_coef": coll_coef, "rate": rate}
-            if done(**identity):
-                continue
-            began = time.perf_counter()
-            measured = train(keys, coll_coef, rate, activation, LAWS[law], settings)
-            found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
-            row = {**identity, "steps": steps, "loss": significant(found["loss"][:, -1])}
-            for name in ("mean_abs_cosine", "max_abs_cosine", "effective_rank"):
-                row[name] = significant(found[name][:, shown])
-            for name in ("mean_abs_cosine", "loss"):
-                row[f"{name}_curve"] = significant(found[name].mean(axis=0))
-            row["accepted_fraction"] = found["accepted_fraction"][:, 1 : shown + 1].mean()
-            if rate == settings.rates[-1]:
-                row["neurons"] = found["neurons"][0, shown].round(3)
-            yield row | {"seconds": round(time.perf_counter() - began, 3)}
+    for case, _ in counted(done.left(cases), "networks"):
+        began = time.perf_counter()
+        activation, law, coll_coef, rate = case.values()
+        measured = train(keys, coll_coef, rate, activation, LAWS[law], settings)
+        found = {name: np.asarray(leaf, np.float64) for name, leaf in measured.items()}
+        row = {**case, "steps": steps, "loss": significant(found["loss"][:, -1])}
+        for name in ("mean_abs_cosine", "max_abs_cosine", "effective_rank"):
+            row[name] = significant(found[name][:, shown])
+        for name in ("mean_abs_cosine", "loss"):
+            row[f"{name}_curve"] = significant(found[name].mean(axis=0))
+        row["accepted_fraction"] = found["accepted_fraction"][:, 1 : shown + 1].mean()
+        if rate == settings.rates[-1]:
+            row["neurons"] = found["neurons"][0, shown].round(3)
+        yield row | {"seconds": round(time.perf_counter() - began, 3)}
 
 
 def significant(values: np.ndarray) -> list[float]:
@@ -224,7 +220,7 @@ def significant(values: np.ndarray) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-READING = """\
+_READING = """\
 Means and standard errors over seeds, each with its own samples, start and collisions. Cosines and
 effective rank (of at most 6) are taken at step {shown}, the paper's epoch 100; the loss at step
 {last}. The column of the loss is bold where it is below that without collisions by two standard
@@ -233,7 +229,6 @@ errors of the paired difference, and in italics where it is above by as much."""
 
 def table(rows: list[Row]) -> str:
     """The last run at its highest learning rate, and in short at the others."""
-    rows = latest(rows)
     rates = sorted({row["rate"] for row in rows}, reverse=True)
     header = [
         "activation",
@@ -265,7 +260,7 @@ def table(rows: list[Row]) -> str:
         for rate in rates[1:]
     ]
     settings = rows[0]["settings"]
-    reading = READING.format(shown=settings["shown_step"], last=settings["num_steps"])
+    reading = _READING.format(shown=settings["shown_step"], last=settings["num_steps"])
     return "\n\n".join([*parts, reading])
 
 
@@ -313,7 +308,6 @@ def _short(rows: list[Row], rate: float) -> str:
 
 def headline(rows: list[Row]) -> str:
     """How many activations each law of the paper parts, and at what cost."""
-    rows = latest(rows)
     rate = max(row["rate"] for row in rows)
     rows = [row for row in rows if row["rate"] == rate]
     parts = []
@@ -331,11 +325,8 @@ def headline(rows: list[Row]) -> str:
     return f"mean abs. cosine lower at no higher loss, at some coefficient: {'; '.join(parts)}"
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Heat maps like the paper's, one row for each law; below, cosine and loss by coefficient."""
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     rate = max(row["rate"] for row in rows)
     rows = [row for row in rows if row["rate"] == rate]
     activations = list(dict.fromkeys(row["activation"] for row in rows))
@@ -366,9 +357,7 @@ def plot(rows: list[Row], folder: Path) -> Path:
         fontsize=12,
     )
     _windows(lower.subplots(2, width, squeeze=False, sharex=True), rows, activations)
-    path = folder / "ko.condensation.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure
 
 
 def _windows(grid, rows: list[Row], activations: list[str]) -> None:

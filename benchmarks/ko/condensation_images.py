@@ -14,20 +14,20 @@ Scale: ResNet-18 on all of CIFAR-10 was not run: it needs a GPU, and none could 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import vision
 from benchmarks.ko import condensation
 from benchmarks.ko.images import load
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.train import batch_order
 from kinopt import metrics
 
@@ -102,20 +102,19 @@ def small_start(params, gamma: float):
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each activation and law, all from the same start and batches."""
-    cases = [
-        (activation, rate, law) for activation, rate in settings.rates for law in settings.laws
-    ]
-    cases = [case for case in cases if not done(activation=case[0], law=case[2])]
+    cases = done.left(
+        {"activation": activation, "law": law, "rate": rate}
+        for activation, rate in settings.rates
+        for law in settings.laws
+    )
     if not cases:
         return
     split = load(settings.data, settings.most)
-    with progress_bar(len(cases) * settings.num_snapshots, "networks") as bar:
-        for activation, rate, law in cases:
-            bar.set_postfix_str(f"{activation}, {law}")
-            yield _row(activation, rate, law, split, settings, bar.update)
+    for case, after_snapshot in counted(cases, "networks", settings.num_snapshots):
+        yield case | _measured(**case, split=split, settings=settings, after=after_snapshot)
 
 
-def _row(activation, rate, law, split, settings: Settings, after_snapshot) -> Row:
+def _measured(activation, law, rate, split, settings: Settings, after) -> Row:
     model = vision.MODELS[settings.model](
         hidden=settings.hidden, activation=condensation.ACTIVATIONS[activation]
     )
@@ -150,13 +149,10 @@ def _row(activation, rate, law, split, settings: Settings, after_snapshot) -> Ro
                 found[name].append(round(float(value), 5))
             found["loss"].append(round(float(loss), 5))
             if number > 1:
-                after_snapshot()
+                after()
     neurons = np.asarray(network.params["dense_0"]["kernel"].T[:SHOWN_NEURONS])
     cosines = np.asarray(metrics.cosine_similarity(jnp.asarray(neurons)), np.float64)
     return {
-        "activation": activation,
-        "law": law,
-        "rate": rate,
         "steps": steps,
         **found,
         "accepted_fraction": float(np.mean(accepted)),
@@ -186,7 +182,7 @@ def table(rows: list[Row]) -> str:
             f"{row['loss'][-1]:.3f}",
             "" if row["accepted_fraction"] is None else f"{row['accepted_fraction']:.2%}",
         ]
-        for row in latest(rows)
+        for row in rows
     ]
     header = ["activation", "law", "rate", "mean abs. cosine", "max", "effective rank", "loss"]
     settings = rows[-1]["settings"]
@@ -200,18 +196,15 @@ def table(rows: list[Row]) -> str:
 def headline(rows: list[Row]) -> str:
     """Mean |cos| of each law at the end."""
     parts: dict[str, list[str]] = {}
-    for row in latest(rows):
+    for row in rows:
         text = f"{row['law']} {row['mean_abs_cosine'][-1]:.2f}"
         parts.setdefault(row["activation"], []).append(text)
     found = "; ".join(f"{name}: {', '.join(texts)}" for name, texts in parts.items())
     return f"mean abs. cosine of the first dense layer, one seed; {found}"
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Heat maps of the first neurons, one row for each activation, and mean |cos| by step."""
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     activations = list(dict.fromkeys(row["activation"] for row in rows))
     laws = list(dict.fromkeys(row["law"] for row in rows))
     figure = Figure(figsize=(2.4 * len(laws) + 4, 2.6 * len(activations)), layout="constrained")
@@ -234,6 +227,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
     figure.colorbar(
         grid[0, 0].images[0], ax=grid[:, :-1], shrink=0.7, label=f"cosine, first {SHOWN_NEURONS}"
     )
-    path = folder / "ko.condensation_images.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

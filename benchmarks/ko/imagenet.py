@@ -30,13 +30,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import data, vision
 from benchmarks.experiments import UsageError
 from benchmarks.markdown import table_of
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.train import Build, batch_order
 
 __all__ = ["METHODS", "PRESETS", "Settings", "headline", "plot", "run", "table"]
@@ -207,24 +208,21 @@ def build(method: str, recipe: Recipe) -> Build:
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each network, method and seed."""
-    cases = [
-        (model, method, n)
+    cases = done.left(
+        {"model": model, "method": method, "network": n}
         for n in range(settings.num_seeds)
         for model in settings.models
         for method in settings.methods
-        if not done(model=model, method=method, network=n)
-    ]
+    )
     if not cases:
         return
     train, test = find(settings.images)
-    with progress_bar(len(cases) * settings.epochs, "epochs") as bar:
-        for model, method, n in cases:
-            bar.set_postfix_str(f"{model}, {method}")
-            measured = _train(model, method, n, train, test, settings, bar.update)
-            yield {"model": model, "method": method, "network": n} | measured
+    for case, after_epoch in counted(cases, "epochs", settings.epochs):
+        yield case | _train(case, train, test, settings, after_epoch)
 
 
-def _train(model, method, n, train: Files, test: Files, settings: Settings, after_epoch) -> Row:
+def _train(case: Row, train: Files, test: Files, settings: Settings, after_epoch) -> Row:
+    model, method, n = case.values()
     recipe = RECIPES[model]
     batch_size = settings.batch_size or recipe.batch_size
     small = {} if model.startswith("convnext") else {"small_images": settings.side <= 64}
@@ -289,7 +287,6 @@ def _test(predict, network, test: Files, batch_size: int, side: int, pool) -> tu
 
 def table(rows: list[Row]) -> str:
     """Accuracies of the last run beside the paper's."""
-    rows = latest(rows)
     lines = [
         [
             row["model"],
@@ -308,21 +305,15 @@ def table(rows: list[Row]) -> str:
 
 def headline(rows: list[Row]) -> str:
     """Accuracies, or that there was nothing to be accurate about."""
-    rows = latest(rows)
     if rows[0]["settings"]["images"] != "imagenet":
         return "trained and tested on the same 20 images: no evidence about accuracy"
     return "; ".join(f"{row['model']}, {row['method']}: {row['top_1']:.2%}" for row in rows)
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """The training loss of every network, epoch by epoch."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     models = list(dict.fromkeys(row["model"] for row in rows))
     figure = Figure(figsize=(4.2 * len(models), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         for row in rows:
             if row["model"] == model:
@@ -330,6 +321,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
                 axes.plot(epochs, row["train_loss"], ".-", label=row["method"])
         axes.set(title=model, xlabel="epoch", ylabel="training loss", yscale="log")
         axes.legend(fontsize=8)
-    path = Path(folder) / "ko.imagenet.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -16,23 +16,24 @@ Takes: smoke 1 min; laptop 15 min on 2 cores; paper days on one GPU.
 Scale: ResNet-18, 34 and 50 were not run: 200 epochs need a GPU, and none could be had.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
-from benchmarks import checkpoint, data, vision
+from benchmarks import data, vision
+from benchmarks.choice import choose
 from benchmarks.data import Split
 from benchmarks.markdown import table_of
-from benchmarks.picture import mean_and_error
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
-from benchmarks.statistics import paired_p
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row, grouped, last, where
+from benchmarks.statistics import difference_and_p, mean_and_error
 from benchmarks.train import Build
 from kinopt.plots import training_curves
 
@@ -136,79 +137,44 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
         split = None
         for model in settings.models:
             place = {"data": name, "model": model}
-            cases = [
-                (n, method)
+            cases = done.left(
+                {**place, "stage": "test", "method": method, "network": n}
                 for n in range(settings.num_seeds)
                 for method in settings.methods
-                if not done(**place, stage="test", method=method, network=n)
-            ]
+            )
             if not cases:
                 continue
             split = split or load(name, settings.most)
             networks = trainer(model, split, settings)
-            rate, rows = _tuned(place, networks, split, settings, done)
-            yield from rows
-            with progress_bar(len(cases) * settings.epochs, f"{model} on {name}") as bar:
-                for n, method in cases:
-                    bar.set_postfix_str(f"{method}, seed {n}")
-                    path = done.checkpoints and done.checkpoints / f"{model} {name} {method} {n}"
-                    _, history = networks.fit(
-                        method,
-                        split,
-                        cosine(rate),
-                        settings.epochs,
-                        1000 * settings.seed + n,
-                        path,
-                        bar.update,
-                    )
-                    identity = {"stage": "test", "method": method, "network": n, "rate": rate}
-                    yield place | identity | history._asdict()
-                    checkpoint.remove(path)
-
-
-def _tuned(
-    place: Row, networks: vision.Trainer, split: Split, settings: Settings, done: Done
-) -> tuple[float, list[Row]]:
-    """The learning rate with the highest validation accuracy of plain SGD, and rows that say so."""
-    if len(settings.rates) == 1:
-        return settings.rates[0], []
-    for row in done.rows:
-        if row["stage"] == "tuning" and place.items() <= row.items() and row["chosen"]:
-            return row["rate"], []
-    inner = data.split(split[0], split[1], VALIDATION_FRACTION, TUNING_SEED)
-    found = {}
-    with progress_bar(len(settings.rates), "learning rates") as bar:
-        for rate in settings.rates:
-            _, history = networks.fit(
-                "sgd", inner, cosine(rate), settings.epochs, 1000 * TUNING_SEED
+            rate, *others = settings.rates
+            if others:
+                tried = functools.partial(_tried, networks, split, settings)
+                rate, rows = choose({**place, "stage": "tuning"}, "rate", tried, done)
+                yield from rows
+            trained = networks.fit_each(
+                cases,
+                split,
+                lambda _, rate=rate: cosine(rate),
+                settings.epochs,
+                settings.seed,
+                done.checkpoints,
             )
-            found[rate] = history.test_accuracy[-1]
-            bar.update()
-    best = max(found, key=lambda rate: found[rate])
-    rows = [
-        {
-            **place,
-            "stage": "tuning",
-            "rate": rate,
-            "validation_accuracy": accuracy,
-            "chosen": rate == best,
-        }
-        for rate, accuracy in found.items()
-    ]
-    return best, rows
+            for case, history in trained:
+                yield case | {"rate": rate} | history._asdict()
+
+
+def _tried(
+    networks: vision.Trainer, split: Split, settings: Settings
+) -> Iterator[tuple[float, float]]:
+    """The validation accuracy of plain SGD with each learning rate."""
+    inner = data.split(split[0], split[1], VALIDATION_FRACTION, TUNING_SEED)
+    for case, _ in counted([{"rate": rate} for rate in settings.rates], "learning rates"):
+        schedule = cosine(case["rate"])
+        _, history = networks.fit("sgd", inner, schedule, settings.epochs, 1000 * TUNING_SEED)
+        yield case["rate"], history.test_accuracy[-1]
 
 
 # Reading the rows
-
-
-def _groups(rows: list[Row]) -> dict[tuple[str, str], dict[str, list[Row]]]:
-    """The networks of the last run by (model, data), then by method, seed by seed."""
-    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in latest(rows):
-        if row["stage"] == "test":
-            methods = found.setdefault((row["model"], row["data"]), {})
-            methods.setdefault(row["method"], []).append(row)
-    return found
 
 
 READING = """\
@@ -217,29 +183,30 @@ t test. Cosines are of the classifier's neurons; `max` is the paper's neuron sim
 difference is paired, too. The learning rate was tuned for plain SGD."""
 
 
-def _final(part: list[Row], name: str) -> np.ndarray:
-    return np.array([row[name][-1] for row in part])
+def _networks(rows: list[Row]) -> Iterator[tuple[str, str, dict[str, list[Row]]]]:
+    """Model, data set, and the rows of each method, seed by seed."""
+    for (model, name), part in grouped(where(rows, stage="test"), "model", "data").items():
+        yield model, name, grouped(part, "method")
 
 
 def table(rows: list[Row]) -> str:
     """Final accuracies and cosines of the last run, and paired differences."""
     parts = []
-    for (model, name), methods in _groups(rows).items():
+    for model, name, methods in _networks(rows):
         lines = []
         plain = methods["sgd"]
         for method, part in methods.items():
-            accuracy = 100 * _final(part, "test_accuracy")
-            difference = accuracy - 100 * _final(plain, "test_accuracy")[: len(part)]
-            change = _final(part, "max_abs_cosine") - _final(plain, "max_abs_cosine")[: len(part)]
+            accuracy = 100 * last(part, "test_accuracy")
+            difference = accuracy - 100 * last(plain, "test_accuracy")[: len(part)]
+            change = last(part, "max_abs_cosine") - last(plain, "max_abs_cosine")[: len(part)]
             accepted = [value for row in part for value in row["accepted_fraction"]]
             lines.append(
                 [
                     method,
                     mean_and_error(accuracy),
-                    "" if method == "sgd" else mean_and_error(difference, "+"),
-                    _p(difference, method),
-                    f"{_final(part, 'mean_abs_cosine').mean():.3f}",
-                    f"{_final(part, 'max_abs_cosine').mean():.3f}",
+                    *(("", "") if method == "sgd" else difference_and_p(difference)),
+                    f"{last(part, 'mean_abs_cosine').mean():.3f}",
+                    f"{last(part, 'max_abs_cosine').mean():.3f}",
                     "" if method == "sgd" else mean_and_error(change, "+"),
                     "" if None in accepted else f"{np.mean(accepted):.2%}",
                 ]
@@ -251,42 +218,34 @@ def table(rows: list[Row]) -> str:
             f"learning rate {plain[0]['rate']:g}.{paper}\n\n"
             f"{table_of([*header, 'difference', 'pairs accepted'], lines)}"
         )
-    return "\n\n".join([*parts, READING])
-
-
-def _p(difference: np.ndarray, method: str) -> str:
-    if method == "sgd" or len(difference) < 2 or not difference.any():
-        return ""
-    return f"{paired_p(difference):.2g}"
+    return "\n\n".join(parts)
 
 
 def headline(rows: list[Row]) -> str:
     """Accuracies, and the differences of all methods in it and in the largest |cos|."""
     parts = []
-    for (model, name), methods in _groups(rows).items():
+    for model, name, methods in _networks(rows):
         plain = methods["sgd"]
 
         def change(part: list[Row], key: str, scale: float = 1.0, plain=plain) -> str:
-            return mean_and_error(scale * (_final(part, key) - _final(plain, key)), "+")
+            return mean_and_error(scale * (last(part, key) - last(plain, key)), "+")
 
         found = [
             f"{method} {change(part, 'test_accuracy', 100)} ({change(part, 'max_abs_cosine')})"
             for method, part in methods.items()
             if method != "sgd" and len(part) == len(plain)
         ]
-        accuracy = 100 * _final(plain, "test_accuracy").mean()
+        accuracy = 100 * last(plain, "test_accuracy").mean()
         parts.append(f"{model} on {name} {accuracy:.2f} %: {', '.join(found)}")
     return "points (largest abs. cosine): " + "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Like Fig. 3: test accuracy above, neuron similarity below, one column for each network."""
-    from matplotlib.figure import Figure
-
-    groups = _groups(rows)
+    groups = list(_networks(rows))
     figure = Figure(figsize=(4.6 * len(groups), 6), layout="constrained")
     grid = figure.subplots(2, len(groups), squeeze=False)
-    for (upper, lower), ((model, name), methods) in zip(grid.T, groups.items(), strict=True):
+    for (upper, lower), (model, name, methods) in zip(grid.T, groups, strict=True):
         epochs = 1 + np.arange(len(methods["sgd"][0]["seconds"]))
         for axes, key, scale in ((upper, "test_accuracy", 100), (lower, "max_abs_cosine", 1)):
             curves = {
@@ -301,6 +260,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
         upper.legend(fontsize=8, frameon=False)
         if lower.get_legend():
             lower.get_legend().remove()
-    path = folder / "ko.images.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

@@ -13,15 +13,15 @@ Scale: ResNet-50 at batch 128 was not timed: a step takes a minute on 2 cores.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks import vision
 from benchmarks.ko import images
 from benchmarks.markdown import table_of
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 from benchmarks.speed._ratios import ratios_picture
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
@@ -87,7 +87,6 @@ def run(settings: Settings) -> Iterator[Row]:
 
 def table(rows: list[Row]) -> str:
     """Times and ratios of the last run."""
-    rows = latest(rows)
     settings = rows[0]["settings"]
     side = settings["side"]
     title = f"{settings['model']}, batch {settings['batch_size']}, {side} x {side}"
@@ -103,15 +102,13 @@ def table(rows: list[Row]) -> str:
 def headline(rows: list[Row]) -> str:
     """The ratios."""
     found = [
-        f"{row['method']} {MedianRatio(*row['ratio'])}"
-        for row in latest(rows)
-        if row["method"] != "sgd"
+        f"{row['method']} {MedianRatio(*row['ratio'])}" for row in rows if row["method"] != "sgd"
     ]
     return f"{rows[-1]['settings']['model']}, whole steps: {', '.join(found)}"
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """The ratios, and the paper's."""
-    ratios = {row["method"]: row["ratio"] for row in latest(rows) if row["method"] != "sgd"}
+    ratios = {row["method"]: row["ratio"] for row in rows if row["method"] != "sgd"}
     label = "a whole step, in steps without collisions (dotted: the paper's 3.69 h / 3.68 h)"
-    return ratios_picture(ratios, label, Path(folder) / "ko.overhead.png", aim=3.69 / 3.68)
+    return ratios_picture(ratios, label, aim=3.69 / 3.68)

@@ -23,7 +23,6 @@ Scale: BERT, DistilBERT and IMDB could not be had; fine-tuning was not run at 10
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,16 +30,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks import data, encoder
+from benchmarks.choice import choose
 from benchmarks.data import Split, TextSplit
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
-from benchmarks.picture import mean_and_error
-from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
-from benchmarks.statistics import paired_p
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row, grouped, where
+from benchmarks.statistics import difference_and_p, mean_and_error
 from benchmarks.train import Training, batch_order
 from kinopt.metrics import neuron_similarity, weight_correlation
 
@@ -125,30 +125,6 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
         yield from _fine_tuned(name, texts, settings, done)
 
 
-def _recorded_rate(done: Done, name: str, stage: str) -> float | None:
-    """The learning rate that was chosen before this run was interrupted."""
-    for row in done.rows:
-        if (row["texts"], row["stage"]) == (name, f"{stage}, tuning") and row["chosen"]:
-            return row["rate"]
-    return None
-
-
-def _tuning_rows(
-    name: str, stage: str, rates: tuple[float, ...], accuracies: list[np.ndarray]
-) -> list[Row]:
-    best = int(np.argmax([accuracy.mean() for accuracy in accuracies]))
-    return [
-        {
-            "texts": name,
-            "stage": f"{stage}, tuning",
-            "rate": rate,
-            "validation_accuracy": accuracy.round(5),
-            "chosen": n == best,
-        }
-        for n, (rate, accuracy) in enumerate(zip(rates, accuracies, strict=True))
-    ]
-
-
 # The classifier alone
 
 
@@ -157,35 +133,28 @@ def _frozen(name: str, texts: TextSplit, settings: Settings, done: Done) -> Iter
     num_train = len(texts.train_texts)
     split = Split(vectors[:num_train], texts.train_labels, vectors[num_train:], texts.test_labels)
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
-    rate = _recorded_rate(done, name, "frozen")
-    with progress_bar(len(settings.rates) + len(settings.methods), f"{name}, frozen") as bar:
-        if rate is None:
-            inner = data.split(split[0], split[1], VALIDATION_FRACTION, TUNING_SEED)
-            tuning_seeds = [1000 * TUNING_SEED + n for n in range(settings.tuning_seeds)]
-            accuracies = []
-            for candidate in settings.rates:
-                training = _train_head(inner, texts, "adamw", candidate, tuning_seeds, settings)
-                accuracies.append(training.accuracy[-1])
-                bar.update()
-            rows = _tuning_rows(name, "frozen", settings.rates, accuracies)
-            rate = next(row["rate"] for row in rows if row["chosen"])
-            yield from rows
-        for method in settings.methods:
-            if not done(texts=name, stage="frozen", method=method):
-                training = _train_head(split, texts, method, rate, seeds, settings)
-                heads = jnp.asarray(training.heads[-1])
-                yield {
-                    "texts": name,
-                    "stage": "frozen",
-                    "method": method,
-                    "rate": rate,
-                    "test_accuracy": np.asarray(training.accuracy[-1], float).round(5),
-                    "mean_abs_cosine": float(jnp.mean(jax.vmap(weight_correlation)(heads))),
-                    "max_abs_cosine": float(jnp.mean(jax.vmap(neuron_similarity)(heads))),
-                    "accepted_fraction": float(np.mean(training.accepted)),
-                    "seconds": round(sum(training.seconds), 3),
-                }
-            bar.update()
+
+    def tried() -> Iterator[tuple[float, np.ndarray]]:
+        inner = data.split(split[0], split[1], VALIDATION_FRACTION, TUNING_SEED)
+        tuning_seeds = [1000 * TUNING_SEED + n for n in range(settings.tuning_seeds)]
+        for case, _ in counted([{"rate": rate} for rate in settings.rates], f"{name}, frozen"):
+            training = _train_head(inner, texts, "adamw", case["rate"], tuning_seeds, settings)
+            yield case["rate"], np.asarray(training.accuracy[-1]).round(5)
+
+    rate, rows = choose({"texts": name, "stage": "frozen, tuning"}, "rate", tried, done)
+    yield from rows
+    cases = [{"texts": name, "stage": "frozen", "method": method} for method in settings.methods]
+    for case, _ in counted(done.left(cases), f"{name}, frozen"):
+        training = _train_head(split, texts, case["method"], rate, seeds, settings)
+        heads = jnp.asarray(training.heads[-1])
+        yield case | {
+            "rate": rate,
+            "test_accuracy": np.asarray(training.accuracy[-1], float).round(5),
+            "mean_abs_cosine": float(jnp.mean(jax.vmap(weight_correlation)(heads))),
+            "max_abs_cosine": float(jnp.mean(jax.vmap(neuron_similarity)(heads))),
+            "accepted_fraction": float(np.mean(training.accepted)),
+            "seconds": round(sum(training.seconds), 3),
+        }
 
 
 def _build(method: str) -> Callable[[Any, jax.Array], optax.GradientTransformation]:
@@ -229,41 +198,36 @@ class Classifier(linen.Module):
 
 
 def _fine_tuned(name: str, texts: TextSplit, settings: Settings, done: Done) -> Iterator[Row]:
-    most, few = settings.fine_tuned_most, settings.fine_tuned_seeds
+    most = settings.fine_tuned_most
     train, labels = _some(texts.train_texts, texts.train_labels, most)
     test, test_labels = _some(texts.test_texts, texts.test_labels, most and 4 * most)
     pretrained = encoder.load_params()
-    rate = _recorded_rate(done, name, "fine-tuned")
 
     def train_one(method: str, rate: float, seed: int, parts) -> tuple[float, Row]:
         return _train_all(pretrained, len(texts.classes), method, rate, seed, parts, settings)
 
-    total = len(settings.fine_tuned_methods) * settings.fine_tuned_seeds + len(
-        settings.fine_tuned_rates
+    def tried() -> Iterator[tuple[float, np.ndarray]]:
+        order = np.random.default_rng(TUNING_SEED).permutation(len(labels))
+        cut = int(VALIDATION_FRACTION * len(labels))
+        inner, outer = order[cut:], order[:cut]
+        parts = (_take(train, inner), labels[inner], _take(train, outer), labels[outer])
+        rates = [{"rate": rate} for rate in settings.fine_tuned_rates]
+        for case, _ in counted(rates, f"{name}, fine-tuned"):
+            accuracy, _ = train_one("adamw", case["rate"], 1000 * TUNING_SEED, parts)
+            yield case["rate"], np.array([accuracy]).round(5)
+
+    rate, rows = choose({"texts": name, "stage": "fine-tuned, tuning"}, "rate", tried, done)
+    yield from rows
+    cases = done.left(
+        {"texts": name, "stage": "fine-tuned", "method": method, "network": n}
+        for n in range(settings.fine_tuned_seeds)
+        for method in settings.fine_tuned_methods
     )
-    with progress_bar(total, f"{name}, fine-tuned") as bar:
-        if rate is None:
-            order = np.random.default_rng(TUNING_SEED).permutation(len(labels))
-            cut = int(VALIDATION_FRACTION * len(labels))
-            inner, outer = order[cut:], order[:cut]
-            parts = (_take(train, inner), labels[inner], _take(train, outer), labels[outer])
-            accuracies = []
-            for candidate in settings.fine_tuned_rates:
-                accuracy, _ = train_one("adamw", candidate, 1000 * TUNING_SEED, parts)
-                accuracies.append(np.array([accuracy]))
-                bar.update()
-            rows = _tuning_rows(name, "fine-tuned", settings.fine_tuned_rates, accuracies)
-            rate = next(row["rate"] for row in rows if row["chosen"])
-            yield from rows
-        for n in range(few):
-            for method in settings.fine_tuned_methods:
-                identity = {"texts": name, "stage": "fine-tuned", "method": method, "network": n}
-                if not done(**identity):
-                    seed = 1000 * settings.seed + n
-                    parts = (train, labels, test, test_labels)
-                    accuracy, measured = train_one(method, rate, seed, parts)
-                    yield identity | {"rate": rate, "test_accuracy": accuracy} | measured
-                bar.update()
+    for case, _ in counted(cases, f"{name}, fine-tuned"):
+        seed = 1000 * settings.seed + case["network"]
+        parts = (train, labels, test, test_labels)
+        accuracy, measured = train_one(case["method"], rate, seed, parts)
+        yield case | {"rate": rate, "test_accuracy": accuracy} | measured
 
 
 def _some(
@@ -339,13 +303,11 @@ def _cut(tokens: encoder.Tokens) -> encoder.Tokens:
 
 def table(rows: list[Row]) -> str:
     """Accuracies and paired differences of the last run, stage by stage."""
-    rows = latest(rows)
     parts = []
-    for name, stage in dict.fromkeys((row["texts"], row["stage"]) for row in rows):
-        part = [row for row in rows if (row["texts"], row["stage"]) == (name, stage)]
+    for (name, stage), part in grouped(rows, "texts", "stage").items():
         if not stage.endswith("tuning"):
             parts.append(_stage_table(name, stage, part))
-    return "\n\n".join([*parts, READING])
+    return "\n\n".join(parts)
 
 
 READING = """\
@@ -369,7 +331,8 @@ def _stage_table(name: str, stage: str, part: list[Row]) -> str:
     accuracies = _accuracies(part)
     lines = []
     for method, accuracy in accuracies.items():
-        rows = [row for row in part if row["method"] == method]
+        rows = where(part, method=method)
+        plain = accuracies["adamw"][: len(accuracy)]
         cosines = [
             np.mean([row[key] for row in rows]) for key in ("mean_abs_cosine", "max_abs_cosine")
         ]
@@ -378,7 +341,7 @@ def _stage_table(name: str, stage: str, part: list[Row]) -> str:
             [
                 method,
                 mean_and_error(accuracy),
-                *_difference(accuracy, accuracies["adamw"][: len(accuracy)], method),
+                *(("", "") if method == "adamw" else difference_and_p(accuracy - plain)),
                 *(f"{cosine:.3f}" for cosine in cosines),
                 "" if accepted is None else f"{accepted:.2%}",
             ]
@@ -395,21 +358,12 @@ def _stage_table(name: str, stage: str, part: list[Row]) -> str:
     return f"{title}\n\n{table_of([*header, 'pairs accepted'], lines)}"
 
 
-def _difference(accuracy: np.ndarray, plain: np.ndarray, method: str) -> tuple[str, str]:
-    difference = accuracy - plain
-    if method == "adamw" or len(difference) < 2:
-        return "", ""
-    if not difference.any():
-        return "none at all", ""
-    return mean_and_error(difference, "+"), f"{paired_p(difference):.2g}"
-
-
 def headline(rows: list[Row]) -> str:
     """Some of each family on each data set, against AdamW."""
-    rows = [row for row in latest(rows) if row["stage"] == "frozen"]
+    rows = where(rows, stage="frozen")
     parts = []
-    for name in dict.fromkeys(row["texts"] for row in rows):
-        accuracies = _accuracies([row for row in rows if row["texts"] == name])
+    for name, part in grouped(rows, "texts").items():
+        accuracies = _accuracies(part)
         plain = accuracies["adamw"]
         found = [
             f"{method} {mean_and_error(accuracies[method] - plain, '+')}"
@@ -420,15 +374,13 @@ def headline(rows: list[Row]) -> str:
     return "frozen MiniLM; " + "; ".join(parts)
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Paired differences of every method, seed by seed, with mean and 95 % interval."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in latest(rows) if row["stage"] == "frozen"]
+    rows = where(rows, stage="frozen")
     names = list(dict.fromkeys(row["texts"] for row in rows))
     figure = Figure(figsize=(5.2 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        accuracies = _accuracies([row for row in rows if row["texts"] == name])
+        accuracies = _accuracies(where(rows, texts=name))
         plain = accuracies.pop("adamw")
         jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(plain))
         for n, accuracy in enumerate(accuracies.values()):
@@ -447,6 +399,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy less that of AdamW (points)")
         axes.set_title(f"{name}: AdamW {plain.mean():.2f} %, {len(plain)} seeds", fontsize=10)
-    path = folder / "ko.text.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

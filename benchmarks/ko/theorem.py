@@ -29,19 +29,19 @@ Takes: smoke 20 s; laptop 1 min; paper 5 min on 2 cores.
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 from benchmarks import data
 from benchmarks.ko import condensation
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.train import batch_order
 from kinopt._typing import Neurons, PyTree, Scalar
 from kinopt.collisions.hard import hard_law
@@ -307,7 +307,6 @@ ones (digits), pushing approaching ones apart raises |cos|."""
 
 def table(rows: list[Row]) -> str:
     """Drawn layers at the corners, and the trainings early and late."""
-    rows = latest(rows)
     drawn = [row for row in rows if row["task"] == "drawn"]
     corners = []
     for row in drawn:
@@ -352,12 +351,12 @@ def table(rows: list[Row]) -> str:
                 )
     header = ["training", "law", "when", "mean abs. cosine", "w.g < 0", "approaching", "effect"]
     parts.append(table_of([*header, "lowers", "raises"], lines))
-    return "\n\n".join([*parts, READING])
+    return "\n\n".join(parts)
 
 
 def headline(rows: list[Row]) -> str:
     """In what share of the states of real trainings each law lowers the correlation."""
-    rows = [row for row in latest(rows) if row["task"] != "drawn"]
+    rows = [row for row in rows if row["task"] != "drawn"]
     shares = {
         law: np.mean([np.mean(row["lowered"]) for row in rows if row["law"] == law])
         for law in ("soft", "hard", "hard, approaching")
@@ -366,11 +365,8 @@ def headline(rows: list[Row]) -> str:
     return f"conditional; lowers mean abs. cosine in these shares of training states: {text}"
 
 
-def plot(rows: list[Row], folder: Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """How often correlation rises: above, in drawn layers; below, along the trainings."""
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     drawn = [row for row in rows if row["task"] == "drawn"]
     along = [row for row in rows if row["task"] != "drawn"]
     places = list(dict.fromkeys((row["task"], row["layer"]) for row in along))
@@ -416,6 +412,4 @@ def plot(rows: list[Row], folder: Path) -> Path:
     lower.legend(
         handles, labels, ncols=len(labels), loc="outside lower center", frameon=False, fontsize=9
     )
-    path = folder / "ko.theorem.png"
-    figure.savefig(path, dpi=100)
-    return path
+    return figure

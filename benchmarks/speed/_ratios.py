@@ -1,28 +1,25 @@
 """The picture of ratios with their intervals, one line for each candidate."""
 
 from collections.abc import Mapping
-from pathlib import Path
+
+from matplotlib.figure import Figure
 
 __all__ = ["ratios_picture"]
 
 
 def ratios_picture(
-    ratios: Mapping[str, list[float | None]], label: str, target: Path, aim: float | None = None
-) -> Path:
+    ratios: Mapping[str, list[float | None]], label: str, aim: float | None = None
+) -> Figure:
     """Draws median, low and high of each ratio, on a logarithmic axis if they are far apart.
 
     Args:
         ratios: By name, from top to bottom; an interval that is None is not drawn.
         label: Of the axis.
-        target: The file to write.
         aim: A ratio to mark.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(7, 0.27 * len(ratios) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for n, (median, low, high) in enumerate(ratios.values()):
         assert median is not None
@@ -41,5 +38,4 @@ def ratios_picture(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", lw=0.3)
-    figure.savefig(target, dpi=120)
-    return target
+    return figure

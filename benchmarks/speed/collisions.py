@@ -19,17 +19,17 @@ Scale: no GPU was at hand: all rows are of a CPU, and there is no kernel that ke
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.markdown import table_of
-from benchmarks.record import NOTHING, Done, Row, latest
+from benchmarks.record import NOTHING, Done, Row
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 from kinopt.collisions import partners, scattering
 from kinopt.collisions import rows as row_geometry
@@ -298,10 +298,10 @@ def table(rows: list[Row]) -> str:
                 f"{row['ratio_to_soft'][0]:.2f}",
                 f"{row['temporary_bytes'] / 1e6:.1f}",
             ]
-            for row in latest(rows)
+            for row in rows
         ],
     )
-    return f"{text}\n\n{_reading(latest(rows))}"
+    return f"{text}\n\n{_reading(rows)}"
 
 
 def _reading(rows: list[Row]) -> str:
@@ -330,7 +330,7 @@ def _reading(rows: list[Row]) -> str:
 
 def headline(rows: list[Row]) -> str:
     """The layer of all schemes: soft against its products, the others against soft."""
-    found = {row["candidate"]: row for row in latest(rows) if row["task"] == "schemes"}
+    found = {row["candidate"]: row for row in rows if row["task"] == "schemes"}
     return (
         f"soft takes {found['soft']['ratio'][0]:.2f} times its three products; of soft, hard "
         f"{found['hard']['ratio_to_soft'][0]:.1f}, matching "
@@ -338,14 +338,9 @@ def headline(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Time against neurons, features, and the share of accepted pairs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = latest(rows)
     figure = Figure(figsize=(11, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     labels = {"neurons": "neurons N", "features": "features D", "density": "pairs accepted, %"}
     for axes, (task, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
         part = [row for row in rows if row["task"] == task]
@@ -364,6 +359,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
         else:
             axes.set_xscale("log")
         axes.legend(fontsize=7)
-    path = Path(folder) / "speed.collisions.png"
-    figure.savefig(path, dpi=150)
-    return path
+    return figure

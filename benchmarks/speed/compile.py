@@ -18,16 +18,16 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.markdown import table_of
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 from benchmarks.speed._ratios import ratios_picture
 from benchmarks.timing import MedianRatio, median_ratio
 
@@ -153,24 +153,22 @@ def table(rows: list[Row]) -> str:
                 *(f"{row[stage]:.0f}" for stage in ("trace_ms", "lower_ms", "compile_ms")),
                 str(MedianRatio.from_row(row["ratio"])),
             ]
-            for row in latest(rows)
+            for row in rows
         ],
     )
 
 
 def headline(rows: list[Row]) -> str:
     """The ratios of the three families."""
-    found = {row["transformation"]: row["ratio"][0] for row in latest(rows)}
+    found = {row["transformation"]: row["ratio"][0] for row in rows}
     listed = ", ".join(f"{name} {found[name]:.1f}" for name in ("soft", "hard", "bbi"))
     return f"tracing and compiling, times Adam's: {listed}"
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """The ratios to Adam with their intervals."""
     ratios = {
-        row["transformation"]: row["ratio"]
-        for row in latest(rows)
-        if row["transformation"] != YARDSTICK
+        row["transformation"]: row["ratio"] for row in rows if row["transformation"] != YARDSTICK
     }
     label = "time to trace and compile, in Adam's"
-    return ratios_picture(ratios, label, Path(folder) / "speed.compile.png", aim=1.5)
+    return ratios_picture(ratios, label, aim=1.5)

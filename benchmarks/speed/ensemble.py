@@ -17,18 +17,18 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import kinopt
 from benchmarks.bbi.basins import LANDSCAPE, PROTOCOLS, basin, entering, hessians
 from benchmarks.markdown import table_of
 from benchmarks.progress import progress_bar
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 from benchmarks.timing import MedianRatio, median_ratio
 
 __all__ = ["PRESETS", "Settings", "headline", "numpy_runs", "plot", "run", "table"]
@@ -184,31 +184,27 @@ def table(rows: list[Row]) -> str:
                 f"{row['seeds'] / row['seconds']:,.0f}",
                 str(MedianRatio(*(math.nan if x is None else x for x in row["ratio"]))),
             ]
-            for row in latest(rows)
+            for row in rows
         ],
     )
 
 
 def headline(rows: list[Row]) -> str:
     """The cost at the largest number of seeds, and of NumPy at its largest."""
-    ours = [row for row in latest(rows) if row["method"] == "kinopt.ensemble"][-1]
-    numpy = [row for row in latest(rows) if row["method"] == "NumPy"]
+    ours = [row for row in rows if row["method"] == "kinopt.ensemble"][-1]
+    numpy = [row for row in rows if row["method"] == "NumPy"]
     words = f"{ours['nanoseconds'][1]:.0f} ns a useful step at {ours['seeds']:,} seeds"
     if numpy:
         words += f"; NumPy {numpy[-1]['nanoseconds'][1]:.0f} at {numpy[-1]['seeds']:,}"
     return words
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """Cost of a useful step against the number of seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for method in ("kinopt.ensemble", "NumPy"):
-        part = [row for row in latest(rows) if row["method"] == method]
+        part = [row for row in rows if row["method"] == method]
         if part:
             low, middle, high = np.array([row["nanoseconds"] for row in part]).T
             seeds = [row["seeds"] for row in part]
@@ -216,6 +212,4 @@ def plot(rows: list[Row], folder: str | Path) -> Path:
     axes.set(xscale="log", yscale="log", xlabel="seeds", ylabel="ns for a useful step")
     axes.set_title("Two-basin protocol")
     axes.legend(frameon=False)
-    target = Path(folder) / "speed.ensemble.png"
-    figure.savefig(target, dpi=110)
-    return target
+    return figure

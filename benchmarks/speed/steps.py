@@ -15,16 +15,16 @@ Takes: smoke 20 s; laptop 5 min; paper 20 min on 2 cores.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.markdown import table_of
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 from benchmarks.speed._ratios import ratios_picture
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
@@ -169,26 +169,26 @@ def table(rows: list[Row]) -> str:
                 f"{row['state_per_parameter']:.0f}",
                 f"{row['bytes_per_parameter']:.0f} ({row['least_bytes_per_parameter']:.0f})",
             ]
-            for row in latest(rows)
+            for row in rows
         ],
     )
 
 
 def headline(rows: list[Row]) -> str:
     """BBI against Adam on the largest tree."""
-    last = latest(rows)
+    last = rows
     largest = max(row["parameters"] for row in last)
     (bbi,) = (r for r in last if (r["parameters"], r["optimizer"]) == (largest, "bbi"))
     ratio = MedianRatio.from_row(bbi["ratio"])
     return f"bbi takes {ratio} times Adam's step on {largest / 1e6:.0f} million parameters"
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """The ratios to Adam with their intervals."""
     ratios = {
         f"{row['optimizer']} ({row['parameters']:,})": row["ratio"]
-        for row in latest(rows)
+        for row in rows
         if row["optimizer"] != YARDSTICK
     }
     label = "a step, in steps of Adam (number of parameters in brackets)"
-    return ratios_picture(ratios, label, Path(folder) / "speed.steps.png")
+    return ratios_picture(ratios, label)

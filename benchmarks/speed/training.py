@@ -14,17 +14,17 @@ Scale: half of ResNet-18's channels at laptop: a step of all of them takes half 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.markdown import table_of
 from benchmarks.models import ResNet
-from benchmarks.record import Row, latest
+from benchmarks.record import Row
 from benchmarks.speed._ratios import ratios_picture
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
@@ -148,14 +148,13 @@ def table(rows: list[Row]) -> str:
                 ),
                 "" if row["accepted_fraction"] is None else f"{row['accepted_fraction']:.3f}",
             ]
-            for row in latest(rows)
+            for row in rows
         ],
     )
 
 
 def headline(rows: list[Row]) -> str:
     """What collisions of the smallest and the largest head take."""
-    rows = latest(rows)
     few, many = (pick(row["classes"] for row in rows) for pick in (min, max))
     listed = [
         f"head of {row['classes']}, {row['candidate']}: {100 * row['alone'][0]:.2g} %"
@@ -166,12 +165,11 @@ def headline(rows: list[Row]) -> str:
     return "of a training step, collisions take: " + "; ".join(listed)
 
 
-def plot(rows: list[Row], folder: str | Path) -> Path:
+def plot(rows: list[Row]) -> Figure:
     """The ratios with their intervals."""
     ratios = {
         f"{row['candidate']}, {row['classes']} classes": row["ratio"]
-        for row in latest(rows)
+        for row in rows
         if row["candidate"] != PLAIN
     }
-    target = Path(folder) / "speed.training.png"
-    return ratios_picture(ratios, "a training step, in steps without collisions", target)
+    return ratios_picture(ratios, "a training step, in steps without collisions")
