@@ -41,8 +41,10 @@ LAYERS = {
     },
     "descent": {"hamiltonians", "bounces", "descent_state", "dynamics"},
     "lanes": {"_batching"},
-    "_workers": {"lanes"},
-    "ensemble": {"lanes", "_workers"},
+    "_programs": {"lanes"},
+    "_problem": {"lanes", "_programs"},
+    "_workers": {"lanes", "_programs"},
+    "ensemble": {"lanes", "_problem", "_workers"},
     "basins": set(),
 }
 
