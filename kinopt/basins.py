@@ -73,8 +73,8 @@ def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]
 
     Raises:
       TypeError: if they are not real numbers.
-      ValueError: if the shapes do not fit, or a Hessian is not symmetric positive semidefinite, each
-        judged by its own largest entry.
+      ValueError: if the shapes do not fit, or a Hessian is not symmetric positive semidefinite,
+        each judged by its own largest entry.
 
     >>> stop = quadratic_basins([[-2.0, -2.0], [2.0, 2.0]], [0.864 * np.eye(2), 1.664 * np.eye(2)])
     >>> [int(stop(jnp.array(x), 0.0)) for x in ([-2.0, -1.0], [0.0, 0.0], [2.0, 2.5])]
@@ -141,11 +141,11 @@ def wilson_interval(successes, trials) -> jax.Array:
     """
     check_numbers("successes", successes, least=0)
     check_numbers("trials", trials, least=0)
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves((successes, trials))):
-        if (np.asarray(successes) > np.asarray(trials)).any():
-            raise ValueError(
-                f"successes must be at most trials; got {shown(successes)} of {shown(trials)}."
-            )
+    plain = not any(isinstance(x, Tracer) for x in jax.tree.leaves((successes, trials)))
+    if plain and (np.asarray(successes) > np.asarray(trials)).any():
+        raise ValueError(
+            f"successes must be at most trials; got {shown(successes)} of {shown(trials)}."
+        )
     dtype = jnp.result_type(float)
     k, n = jnp.broadcast_arrays(jnp.asarray(successes, dtype), jnp.asarray(trials, dtype))
     known = n > 0
@@ -318,8 +318,8 @@ def dwell(
     length = (steps - start) // blocks
     if length < 1:
         raise ValueError(
-            f"num_steps must leave at least one step for each of {blocks} blocks after a burn_in of "
-            f"{start}; got {steps}."
+            f"num_steps must leave at least one step for each of {blocks} blocks after a burn_in "
+            f"of {start}; got {steps}."
         )
 
     def init(params):

@@ -42,33 +42,32 @@ def phase_space_density(
 ) -> jax.Array:
     """Measure of the momenta that the energy shell holds at a point of potential V.
 
-        $$
-        rho(V) = int d^n Pi delta(H(V, |Pi|^2) - E) = Omega_n q^((n-2)/2) / (2 dH/dq)
-        $$
+    $$
+    rho(V) = int d^n Pi delta(H(V, |Pi|^2) - E) = Omega_n q^((n-2)/2) / (2 dH/dq)
+    $$
 
-        at q = q(V, E), Omega_n = 2 pi^(n/2) / Gamma(n/2). For Born-Infeld it is the integrand of
-        Eq. 40, Omega_n (E/V) (E^2/V - V)^((n-2)/2); for H = V + q/2, Eq. 41 with its factor,
-        Omega_n (2 (E - V))^((n-2)/2).
+    at q = q(V, E), Omega_n = 2 pi^(n/2) / Gamma(n/2). For Born-Infeld it is the integrand of
+    Eq. 40, Omega_n (E/V) (E^2/V - V)^((n-2)/2); for H = V + q/2, Eq. 41 with its factor,
+    Omega_n (2 (E - V))^((n-2)/2).
 
-        Args:
-          hamiltonian: H.
-          v: potential V, any shape. Where V <= 0, or E leaves no momentum, the density is 0.
-          energy: E, broadcast against v.
-          n: number of parameters.
-          log: whether to return log rho.
+    Args:
+      hamiltonian: H.
+      v: potential V, any shape. Where V <= 0, or E leaves no momentum, the density is 0.
+      energy: E, broadcast against v.
+      n: number of parameters.
+      log: whether to return log rho.
 
-        Returns:
-          log rho or rho, of the broadcast shape; NaN where V or E is.
+    Returns:
+      log rho or rho, of the broadcast shape; NaN where V or E is.
 
-        Raises:
-          TypeError: if an argument is no number, or no Hamiltonian.
-          ValueError: if n is below 1.
+    Raises:
+      TypeError: if an argument is no number, or no Hamiltonian.
+      ValueError: if n is below 1.
 
-        >>> from kinopt._checks import check_count, check_numbers, shown
-    from kinopt.hamiltonians import born_infeld
-        >>> rho = phase_space_density(born_infeld(), v=0.5, energy=2.0, n=2, log=False)
-        >>> round(float(rho / (2 * jnp.pi)), 4)  # E/V
-        4.0
+    >>> from kinopt.hamiltonians import born_infeld
+    >>> rho = phase_space_density(born_infeld(), v=0.5, energy=2.0, n=2, log=False)
+    >>> round(float(rho / (2 * jnp.pi)), 4)  # E/V
+    4.0
     """
     _check(hamiltonian, n, v=v, energy=energy)
     v, energy = jnp.broadcast_arrays(*floating(v, energy))
@@ -87,35 +86,34 @@ def potential_density(
 ) -> jax.Array:
     """How phase-space volume, and so time, is distributed over V near a quadratic minimum.
 
-        $$
-        dVol/dV = rho(V) Omega_n (2 (V - V_I))^((n-2)/2)
-        $$
+    $$
+    dVol/dV = rho(V) Omega_n (2 (V - V_I))^((n-2)/2)
+    $$
 
-        the density at V times the shell |eta|^2 = 2 (V - V_I) of that V. It is not normalized; a
-        Hessian would only divide it by sqrt(det). For Born-Infeld and V_I = 0 it goes as 1/V: every
-        decade of V gets equal time. `potential_fractions` compares it with a histogram.
+    the density at V times the shell |eta|^2 = 2 (V - V_I) of that V. It is not normalized; a
+    Hessian would only divide it by sqrt(det). For Born-Infeld and V_I = 0 it goes as 1/V: every
+    decade of V gets equal time. `potential_fractions` compares it with a histogram.
 
-        Args:
-          hamiltonian: H.
-          v: potential V, any shape.
-          energy: E, broadcast against v.
-          n: number of parameters.
-          v_min: V_I, the potential at the minimum. The density is 0 below.
-          log: whether to return the logarithm.
+    Args:
+      hamiltonian: H.
+      v: potential V, any shape.
+      energy: E, broadcast against v.
+      n: number of parameters.
+      v_min: V_I, the potential at the minimum. The density is 0 below.
+      log: whether to return the logarithm.
 
-        Returns:
-          The density or its logarithm, of the broadcast shape.
+    Returns:
+      The density or its logarithm, of the broadcast shape.
 
-        Raises:
-          TypeError: if an argument is no number, or no Hamiltonian.
-          ValueError: if n is below 1.
+    Raises:
+      TypeError: if an argument is no number, or no Hamiltonian.
+      ValueError: if n is below 1.
 
-        >>> from kinopt._checks import check_count, check_numbers, shown
-    from kinopt.hamiltonians import born_infeld
-        >>> v = jnp.array([1e-6, 1e-4, 1e-2])
-        >>> density = potential_density(born_infeld(), v, 1.0, n=2, log=False)
-        >>> (v * density / (2 * jnp.pi) ** 2).round(4).tolist()
-        [1.0, 1.0, 1.0]
+    >>> from kinopt.hamiltonians import born_infeld
+    >>> v = jnp.array([1e-6, 1e-4, 1e-2])
+    >>> density = potential_density(born_infeld(), v, 1.0, n=2, log=False)
+    >>> (v * density / (2 * jnp.pi) ** 2).round(4).tolist()
+    [1.0, 1.0, 1.0]
     """
     _check(hamiltonian, n, v=v, energy=energy, v_min=v_min)
     v, energy, v_min = jnp.broadcast_arrays(*floating(v, energy, v_min))
@@ -144,29 +142,28 @@ def potential_fractions(
 ) -> jax.Array:
     """The fraction of time that V should spend in each bin, of the time in all of them.
 
-        The integrals of `potential_density` over the bins, divided by their sum: what a histogram of V
-        along a bouncing trajectory in a quadratic basin tends to if it mixes, and its cumulative sum is
-        the distribution for a Kolmogorov-Smirnov test.
+    The integrals of `potential_density` over the bins, divided by their sum: what a histogram of V
+    along a bouncing trajectory in a quadratic basin tends to if it mixes, and its cumulative sum is
+    the distribution for a Kolmogorov-Smirnov test.
 
-        Args:
-          hamiltonian: H.
-          edges: increasing potentials [bins + 1], the first at V_I or above, and above 0.
-          energy: E.
-          n: number of parameters.
-          v_min: V_I, the potential at the minimum.
+    Args:
+      hamiltonian: H.
+      edges: increasing potentials [bins + 1], the first at V_I or above, and above 0.
+      energy: E.
+      n: number of parameters.
+      v_min: V_I, the potential at the minimum.
 
-        Returns:
-          Fractions [bins], which sum to 1; NaN where no bin can be reached.
+    Returns:
+      Fractions [bins], which sum to 1; NaN where no bin can be reached.
 
-        Raises:
-          TypeError: if an argument is no number, or no Hamiltonian.
-          ValueError: if n is below 1, or the edges do not increase from V_I and above 0.
+    Raises:
+      TypeError: if an argument is no number, or no Hamiltonian.
+      ValueError: if n is below 1, or the edges do not increase from V_I and above 0.
 
-        >>> from kinopt._checks import check_count, check_numbers, shown
-    from kinopt.hamiltonians import born_infeld
-        >>> edges = jnp.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
-        >>> potential_fractions(born_infeld(), edges, 1.0, n=2).round(4).tolist()
-        [0.25, 0.25, 0.25, 0.25]
+    >>> from kinopt.hamiltonians import born_infeld
+    >>> edges = jnp.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+    >>> potential_fractions(born_infeld(), edges, 1.0, n=2).round(4).tolist()
+    [0.25, 0.25, 0.25, 0.25]
     """
     _check(hamiltonian, n, energy=energy, v_min=v_min)
     check_numbers("edges", edges, shape=(None,))

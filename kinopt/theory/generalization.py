@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlog1py
 from jax.typing import ArrayLike
 
-from kinopt._checks import check_count, check_number, check_numbers
+from kinopt._checks import check_count, check_number, check_numbers, is_plain
 from kinopt.theory._numerics import floating
 
 __all__ = ["correlation_kl", "pac_bayes_bound"]
@@ -29,7 +29,7 @@ def pac_bayes_bound(
 
     Args:
       empirical_loss: E_Q[L_S] in [0, 1], the training loss averaged over the posterior Q.
-      kl: KL >= 0, KL(Q || P) in nats, of the posterior from a prior chosen before the data were seen.
+      kl: KL(Q || P) >= 0 in nats, of the posterior from a prior chosen before the data were seen.
       num_samples: m >= 2.
       delta: in (0, 1).
 
@@ -44,7 +44,9 @@ def pac_bayes_bound(
     0.0854
     """
     samples = check_count("num_samples", num_samples, least=2, optional=False)
-    check_number("delta", delta, above=0, most=1)
+    check_number("delta", delta, above=0)
+    if is_plain(delta) and float(delta) >= 1:
+        raise ValueError(f"delta is a probability between 0 and 1; got {delta}.")
     check_numbers("empirical_loss", empirical_loss, least=0, most=1)
     check_numbers("kl", kl, least=0)
     empirical_loss, kl = floating(empirical_loss, kl)

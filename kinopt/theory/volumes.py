@@ -156,7 +156,7 @@ def basin_ratio(
             f"hessian_1 and hessian_2 must have the same n, as volumes of different dimensions do "
             f"not compare; got {np.shape(hessian_1)[0]} and {np.shape(hessian_2)[0]}."
         )
-    if all(map(is_plain, depths.values())) and (float(v_min_1) == 0) != (float(v_min_2) == 0):
+    if all(map(is_plain, depths.values())) and np.equal(v_min_1, 0) != np.equal(v_min_2, 0):
         raise ValueError(
             f"v_min_1 and v_min_2 must both be above 0, or both 0; got {v_min_1} and {v_min_2}. "
             f"The volume of a basin that reaches V = 0 diverges: give both depths above f_min."
