@@ -128,7 +128,7 @@ def check_numbers(
     name: str,
     value: Any,
     *,
-    shape: tuple[int | None, ...] | None = None,
+    shape: tuple[int | str, ...] | None = None,
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
@@ -139,7 +139,7 @@ def check_numbers(
     Args:
         name: of the argument, for the error.
         value: what was given: a number, an array, or nested lists of numbers.
-        shape: its shape, None where any length will do; None: any shape.
+        shape: its shape, a word where any length will do; None: any shape.
         least: smallest allowed; None: any.
         above: what all must exceed; None: any.
         most: largest allowed; None: any.
@@ -155,7 +155,7 @@ def check_numbers(
     """
     wanted = f"{name} must be real numbers{_range(least, above, most)}"
     if shape is not None:
-        wanted += f" of shape [{', '.join('n' if n is None else str(n) for n in shape)}]"
+        wanted += f" of shape [{', '.join(map(str, shape))}]"
     traced = isinstance(value, jax.core.Tracer)
     try:
         array = value if traced else np.asarray(value)
@@ -173,7 +173,7 @@ def check_numbers(
         raise TypeError(f"{wanted}; got {shown(value)}.")
     fits = shape is None or (
         len(shape) == array.ndim
-        and all(n in (None, size) for n, size in zip(shape, array.shape, strict=True))
+        and all(isinstance(n, str) or n == size for n, size in zip(shape, array.shape, strict=True))
     )
     if not fits:
         raise ValueError(f"{wanted}; got shape {list(array.shape)}.")

@@ -80,11 +80,15 @@ def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]
     >>> [int(stop(jnp.array(x), 0.0)) for x in ([-2.0, -1.0], [0.0, 0.0], [2.0, 2.5])]
     [1, 0, 2]
     """
-    check_numbers("minimizers", minimizers, shape=(None, None))
-    check_numbers("hessians", hessians, shape=(None, None, None))
+    check_numbers("minimizers", minimizers)
+    check_numbers("hessians", hessians)
     centers = np.asarray(minimizers, np.float64)
     curvatures = np.asarray(hessians, np.float64)
-    if curvatures.shape != (*centers.shape, centers.shape[-1]) or not centers.size:
+    if (
+        centers.ndim != 2
+        or not centers.size
+        or curvatures.shape != centers.shape + centers.shape[1:]
+    ):
         raise ValueError(
             f"minimizers must have shape [basins, n] and hessians [basins, n, n]; got "
             f"{centers.shape} and {curvatures.shape}"
@@ -198,7 +202,7 @@ def statistics(outcome: ArrayLike, num_basins: SupportsIndex) -> BasinStatistics
             f"outcome must be integers of shape [seeds]; got the whole {type(outcome).__name__}: "
             f"pass result.outcome."
         )
-    check_numbers("outcome", outcome, shape=(None,))
+    check_numbers("outcome", outcome, shape=("seeds",))
     outcome = jnp.asarray(outcome)
     if not jnp.issubdtype(outcome.dtype, jnp.integer):
         raise TypeError(f"outcome must be integers of shape [seeds]; got {outcome.dtype}.")
@@ -248,7 +252,7 @@ def z_score(counts: ArrayLike, prediction: ArrayLike) -> jax.Array:
     >>> print(np.round(z_score(jnp.array([1265, 734]), jnp.array([1.9259, 1.0])), 1))  # Fig. 6
     [-2.4  2.4]
     """
-    check_numbers("counts", counts, shape=(None,), least=0)
+    check_numbers("counts", counts, shape=("basins",), least=0)
     check_numbers("prediction", prediction, above=0)
     counts = jnp.asarray(counts, jnp.result_type(float))
     prediction = jnp.asarray(prediction, counts.dtype)

@@ -48,7 +48,7 @@ def running_ratio(
     runs = np.arange(1, 1 + len(ratio)) if runs is None else as_numbers("runs", runs, ndim=1)
     if len(runs) != len(ratio):
         raise ValueError(
-            f"runs must say of how many runs each ratio is; got {len(runs)} for {len(ratio)} ratios."
+            f"runs must have an entry for each of {len(ratio)} ratios; got {len(runs)}."
         )
     ax = noted(new_axes(ax), ratio, what="ratio")
     ax.plot(runs, ratio, color=PALETTE[0], linewidth=1.6, label="runs so far")

@@ -40,8 +40,8 @@ def _box(domain: Any) -> np.ndarray:
     corners = as_numbers("domain", domain)
     if corners.shape != (2, 2) or not (corners[0] < corners[1]).all():
         raise ValueError(
-            f"domain must be the lower and the upper corner of a rectangle, [[-2, -2], [2, 2]]; got "
-            f"{domain!r}."
+            f"domain must be the lower and upper corner of a rectangle, [[-2, -2], [2, 2]]; "
+            f"got {domain!r}."
         )
     return corners
 

@@ -166,7 +166,7 @@ def potential_fractions(
     [0.25, 0.25, 0.25, 0.25]
     """
     _check(hamiltonian, n, energy=energy, v_min=v_min)
-    check_numbers("edges", edges, shape=(None,))
+    check_numbers("edges", edges, shape=("bins + 1",))
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves((edges, v_min))):
         heights = np.asarray(edges, np.float64)
         if (

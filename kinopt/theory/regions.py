@@ -68,7 +68,7 @@ def _ellipsoid(loss_fn, minimizer, hessian, f_min, directions):
 def _as_arrays(loss_fn, minimizer, hessian, energy, f_min, hamiltonian, num_directions):
     """The arguments of a region, checked: arrays, the Hamiltonian, and the number of directions."""
     check_function("loss_fn", loss_fn, "parameters [n] -> loss []")
-    check_numbers("minimizer", minimizer, shape=(None,))
+    check_numbers("minimizer", minimizer, shape=("n",))
     n = np.shape(minimizer)[0]
     check_numbers("hessian", hessian, shape=(n, n))
     check_number("energy", energy)
@@ -294,8 +294,8 @@ def occupancy_ratio(
 
 
 def _ratio(measure, loss_fn, minimizers, hessians, *rest, **quadrature):
-    check_numbers("minimizers", minimizers, shape=(None, None))
-    check_numbers("hessians", hessians, shape=(None, None, None))
+    check_numbers("minimizers", minimizers, shape=("basins", "n"))
+    check_numbers("hessians", hessians, shape=("basins", "n", "n"))
     minimizers, hessians = floating(minimizers, hessians)
     if len(minimizers) != 2 or len(hessians) != 2:
         raise ValueError(
