@@ -15,7 +15,7 @@ from kinopt._programs import Programs, described, programs_of
 from kinopt._typing import PyTree
 from kinopt.lanes import Problem
 
-__all__ = ["as_problem", "check_mesh"]
+__all__ = ["as_problem", "check_mesh", "check_outside", "outside_meshes"]
 
 LOSS = "params -> loss, a floating scalar (a JAX array of shape [])"
 STOP = "params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k"
@@ -38,7 +38,6 @@ def as_problem(
     loss_fn, optimizer, params: PyTree, keys, num_steps, stacked, stop
 ) -> tuple[Problem, Programs, PyTree, jax.Array]:
     """The problem, its programs, the parameters as arrays, and the keys' data."""
-    _check_outside(params, keys)
     check_function("loss_fn", loss_fn, LOSS)
     if stop is not None:
         check_function("stop", stop, f"{STOP}, or None")
@@ -59,9 +58,10 @@ def as_problem(
     doubtful = stacked is None and len(data) > 1
     problem = Problem(loss_fn, optimizer, stop, num_steps, bool(stacked), impl)
     programs = programs_of(problem)
+    key = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
     programs.fact(
         ("checked", stacked is None, described((params, data))),
-        lambda: _check_functions(problem, one, data[0], rows if doubtful else None),
+        lambda: _check_functions(problem, one, key, rows if doubtful else None),
     )
     return problem, programs, params, data
 
@@ -75,7 +75,7 @@ def check_mesh(mesh: Any) -> None:
         )
 
 
-def _check_outside(params, keys) -> None:
+def check_outside(params, keys) -> None:
     """An ensemble is a loop in Python, around programs that it compiles."""
     # Under `jit` a new array is traced too, whatever the arguments are.
     if any(isinstance(x, Tracer) for x in (*jax.tree.leaves((params, keys)), jnp.zeros(()))):
@@ -126,7 +126,7 @@ def _arrays(params: PyTree) -> PyTree:
                 f"{f' at {place!r}' if place else ''}. The start is a value, not a function of the "
                 f"key; what is not trained belongs into loss_fn."
             )
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
+    return jax.tree.map(lambda x: _on_one_device(jnp.asarray(x, jnp.result_type(x))), params)
 
 
 def _key_data(keys) -> tuple[jax.Array, Any]:
@@ -140,8 +140,20 @@ def _key_data(keys) -> tuple[jax.Array, Any]:
     if not len(keys):
         raise ValueError(f"keys is empty, and an ensemble needs at least one seed: {KEYS}.")
     if typed:
-        return jax.random.key_data(keys), jax.random.key_impl(keys)
-    return jnp.asarray(keys), None
+        return _on_one_device(jax.random.key_data(keys)), jax.random.key_impl(keys)
+    return _on_one_device(jnp.asarray(keys)), None
+
+
+def _on_one_device(x: jax.Array) -> jax.Array:
+    """Starts and keys are cut into shares; what lies on a mesh is brought together first."""
+    if not x.is_fully_addressable or len(x.devices()) == 1:
+        return x
+    return jax.device_put(x, min(x.devices(), key=lambda device: device.id))
+
+
+def outside_meshes():
+    """A context without the mesh of `jax.set_mesh`: each program is for one device."""
+    return jax.set_mesh(Mesh(np.empty((), object), ()))
 
 
 def _rows(params: PyTree, number: int) -> PyTree | None:
@@ -151,13 +163,13 @@ def _rows(params: PyTree, number: int) -> PyTree | None:
     return None
 
 
-def _check_functions(problem: Problem, start: PyTree, key: jax.Array, rows: PyTree | None) -> None:
+def _check_functions(problem: Problem, start: PyTree, key: Any, rows: PyTree | None) -> None:
     """Calls loss, stop rule and optimizer once, on shapes, and looks at what they return.
 
     Args:
       problem: what the seeds have in common.
       start: one seed's start.
-      key: data of a key.
+      key: shape of a key's data.
       rows: shapes of a row of the start, where it could be a stack of starts; else None.
     """
     value = _returned("loss_fn", problem.loss_fn, start)

@@ -116,7 +116,7 @@ def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]
         theta, _ = ravel_pytree(params)
         if theta.shape != (n,):
             raise ValueError(f"the basins are in {n} dimensions, the parameters in {theta.size}")
-        away = theta - jnp.asarray(centers, theta.dtype)
+        away = theta[None] - jnp.asarray(centers, theta.dtype)
         # Not a matrix product: products of a few numbers are quicker one by one, and exact.
         products = jnp.asarray(curvatures, theta.dtype) * away[:, :, None] * away[:, None, :]
         eta_sq = jnp.sum(products, axis=(1, 2))

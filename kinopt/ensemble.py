@@ -37,7 +37,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kinopt._checks import check_count, check_flag
-from kinopt._problem import as_problem, check_mesh
+from kinopt._problem import as_problem, check_mesh, check_outside, outside_meshes
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import devices_of, drive, in_order, make_workers
 from kinopt.lanes import RECORDS
@@ -136,13 +136,15 @@ def run(
     side_by_side, steps = check_count("lanes", lanes), check_count("chunk", chunk)
     check_flag("progress", progress)
     check_mesh(mesh)
-    problem, programs, params, keys = as_problem(
-        loss_fn, optimizer, params, keys, num_steps, stacked, stop
-    )
-    devices = devices_of(mesh, keys)
-    workers = make_workers(problem, programs, params, keys, side_by_side, steps, devices)
-    lines, interrupted = drive(workers, progress)
-    lane, seed = in_order(lines)
+    check_outside(params, keys)
+    with outside_meshes():
+        problem, programs, params, keys = as_problem(
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+        )
+        devices = devices_of(mesh, keys)
+        workers = make_workers(problem, programs, params, keys, side_by_side, steps, devices)
+        lines, interrupted = drive(workers, progress)
+        lane, seed = in_order(lines)
     if interrupted:
         warnings.warn(
             f"Interrupted: {len(seed)} of {len(keys)} seeds had ended. The result holds those; "
@@ -202,18 +204,22 @@ def trajectories(
     (Array([1.    , 0.25  , 0.0625], dtype=float32), Array([0, 2, 4], dtype=int32))
     """
     steps = check_count("every", every, optional=False)
-    problem, programs, params, keys = as_problem(
-        loss_fn, optimizer, params, keys, num_steps, stacked, stop
-    )
-    num_seeds, num_records = keys.shape[0], 1 + problem.num_steps // steps
-    # One program, whose lanes are the seeds.
-    devices = devices_of(None, keys)[:1]
-    workers = make_workers(problem, programs, params, keys, num_seeds, steps, devices, records=True)
-    [(program, source, line)] = workers
-    blocks = []
-    for first in range(0, num_records, RECORDS):
-        number = min(RECORDS, num_records - first)
-        line, seen = program(source, line, np.int32(number))
-        blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
-    return Trajectories(*joined)
+    check_outside(params, keys)
+    with outside_meshes():
+        problem, programs, params, keys = as_problem(
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+        )
+        num_seeds, num_records = keys.shape[0], 1 + problem.num_steps // steps
+        # One program, whose lanes are the seeds.
+        devices = devices_of(None, keys)[:1]
+        workers = make_workers(
+            problem, programs, params, keys, num_seeds, steps, devices, records=True
+        )
+        [(program, source, line)] = workers
+        blocks = []
+        for first in range(0, num_records, RECORDS):
+            number = min(RECORDS, num_records - first)
+            line, seen = program(source, line, np.int32(number))
+            blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
+        seeds = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
+    return Trajectories(*seeds)

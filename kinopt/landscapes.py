@@ -114,7 +114,7 @@ def _landscape(fn, minimizers, low: float, high: float, minimum: float = 0.0) ->
     return Landscape(fn, minimum, points, domain)
 
 
-def _dimension(n: SupportsIndex, smallest: int = 1) -> int:
+def _dimension(n, smallest: int = 1) -> int:
     return check_count("n, the number of coordinates,", n, least=smallest, optional=False)
 
 

@@ -157,9 +157,10 @@ def lane_step(problem: Problem, lane: Lane, kept: Lane) -> tuple[Lane, Lane]:
     if problem.stop is not None:
         said = jnp.asarray(problem.stop(lane.params, value), jnp.int32)
         outcome = jnp.where(lane.num_steps > 0, said, outcome)
-    outcome = jnp.where(jnp.isfinite(value), outcome, FAILED)
+    finite = jnp.isfinite(value)
+    outcome = jnp.where(finite, outcome, FAILED)
     ends = ~lane.ended & ((outcome != 0) | (lane.num_steps >= problem.num_steps))
-    best_value = jnp.where(value < lane.best_value, value, lane.best_value)
+    best_value = jnp.where(finite & (value < lane.best_value), value, lane.best_value)
     lane = lane._replace(
         value=value, best_value=best_value, outcome=outcome, ended=lane.ended | ends
     )

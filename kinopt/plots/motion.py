@@ -115,7 +115,7 @@ def trajectories(
             are minimizers without Hessians.
     """
     check_function("loss_fn", loss_fn, "x [2] -> loss []")
-    if np.ndim(paths[0] if len(paths) else 0) == 1:
+    if getattr(paths, "ndim", 3) == 2:
         paths = [paths]
     paths = [as_numbers("paths", path) for path in paths]
     for path in paths:

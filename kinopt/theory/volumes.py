@@ -45,7 +45,7 @@ def _log_incomplete_beta(a, lam):
     low = jnp.minimum(jnp.log(a * lam), 0) - 38  # the integrand falls as e^y: by 3e-17
     high = jnp.log(45.0)  # and as e^-t: by 3e-20
     step = (high - low) / (VOLUME_NODES - 1)
-    y = low + step * jnp.arange(VOLUME_NODES)
+    y = low + step * jnp.arange(VOLUME_NODES, dtype=step.dtype)
     t = jnp.exp(y)
     integrand = y - t - jnp.log(-jnp.expm1(-lam - t / a))
     return jnp.log(step) + logsumexp(integrand) - a * lam - jnp.log(a)
