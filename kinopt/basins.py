@@ -158,7 +158,8 @@ def wilson_interval(successes, trials) -> jax.Array:
     center = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * jnp.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
     interval = jnp.clip(jnp.stack([center - half, center + half], axis=-1), 0, 1)
-    return jnp.where(known[..., None], interval, jnp.array([0.0, 1.0], dtype))
+    low, high = jnp.moveaxis(interval, -1, 0)
+    return jnp.stack([jnp.where(known, low, 0), jnp.where(known, high, 1)], axis=-1)
 
 
 class BasinStatistics(NamedTuple):
@@ -211,7 +212,7 @@ def statistics(outcome: ArrayLike, num_basins: SupportsIndex) -> BasinStatistics
             f"outcome {int(outcome.max())} occurs, but num_basins is {number}: some seeds would be "
             f"counted nowhere"
         )
-    found = outcome[:, None] == 1 + jnp.arange(number)
+    found = outcome[:, None] == 1 + jnp.arange(number, dtype=outcome.dtype)[None]
     counts = jnp.sum(found, axis=0, dtype=jnp.int32)
     decided = jnp.sum(counts)
     running = jnp.cumsum(found[:, :2], axis=0).astype(jnp.result_type(float))
