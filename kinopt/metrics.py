@@ -83,7 +83,7 @@ def cosine_similarity(w: Layer) -> Inexact[Array, "neurons neurons"]:
     unit = _directions(w)
     cosines = jnp.matmul(unit.conj(), unit.T, precision="highest")
     if jnp.iscomplexobj(cosines):
-        return cosines / jnp.maximum(jnp.abs(cosines), 1)
+        return cosines / jnp.maximum(jnp.abs(cosines), 1).astype(cosines.dtype)
     return jnp.clip(cosines, -1, 1)
 
 

@@ -63,5 +63,7 @@ def gauss_legendre(low: jax.Array, high: jax.Array, nodes: int) -> tuple[jax.Arr
     """Gauss-Legendre between low and high [...]: nodes and logarithms of weights [..., nodes]."""
     points, weights = np.polynomial.legendre.leggauss(nodes)
     half = (high - low)[..., None] / 2
-    points, weights = jnp.asarray(points, half.dtype), jnp.asarray(weights, half.dtype)
+    shape = (1,) * (half.ndim - 1) + (nodes,)
+    points = jnp.asarray(points, half.dtype).reshape(shape)
+    weights = jnp.asarray(weights, half.dtype).reshape(shape)
     return low[..., None] + half * (1 + points), jnp.log(half) + jnp.log(weights)
