@@ -9,6 +9,8 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
     optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
 """
 
+import importlib
+
 from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics, theory
 from kinopt.collisions import (
     CollisionState,
@@ -50,3 +52,10 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """`kinopt.plots`, which needs Matplotlib, is imported when it is asked for."""
+    if name == "plots":
+        return importlib.import_module("kinopt.plots")
+    raise AttributeError(f"module 'kinopt' has no attribute {name!r}")

@@ -22,6 +22,7 @@ __all__ = [
     "check_function",
     "check_key",
     "check_number",
+    "check_numbers",
     "is_plain",
     "shown",
 ]
@@ -123,6 +124,72 @@ def check_number(
     )
     if not good:
         raise ValueError(f"{name} must be {wanted}; got {shown(value)}.")
+
+
+def check_numbers(
+    name: str,
+    value: Any,
+    *,
+    shape: tuple[int | str, ...] | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    finite: bool = True,
+) -> None:
+    """Raises on what is not an array of real numbers in a range.
+
+    Args:
+        name: of the argument, for the error.
+        value: what was given: a number, an array, or nested lists of numbers.
+        shape: its shape, a word where any length will do; None: any shape.
+        least: smallest allowed; None: any.
+        above: what all must exceed; None: any.
+        most: largest allowed; None: any.
+        finite: whether NaN and infinities are refused.
+
+    Raises:
+        TypeError: not real numbers.
+        ValueError: of another shape, out of range, NaN or infinite.
+
+    >>> check_numbers("curvature", [1.0, -2.0], above=0)
+    Traceback (most recent call last):
+    ValueError: curvature must be real numbers above 0; got [1.0, -2.0].
+    """
+    wanted = f"{name} must be real numbers{_range(least, above, most)}"
+    if shape is not None:
+        wanted += f" of shape [{', '.join(map(str, shape))}]"
+    traced = isinstance(value, jax.core.Tracer)
+    try:
+        array = value if traced else np.asarray(value)
+    except (
+        TypeError,
+        ValueError,
+        jax.errors.TracerArrayConversionError,
+    ):  # ragged, or traced parts
+        array = None
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value)):
+            return
+    if array is None or not (
+        jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    ):
+        raise TypeError(f"{wanted}; got {shown(value)}.")
+    fits = shape is None or (
+        len(shape) == array.ndim
+        and all(isinstance(n, str) or n == size for n, size in zip(shape, array.shape, strict=True))
+    )
+    if not fits:
+        raise ValueError(f"{wanted}; got shape {list(array.shape)}.")
+    if traced:
+        return
+    numbers = np.asarray(array, np.float64)
+    good = (
+        (not finite or np.isfinite(numbers).all())
+        and (least is None or not (numbers < least).any())
+        and (above is None or not (numbers <= above).any())
+        and (most is None or not (numbers > most).any())
+    )
+    if not good:
+        raise ValueError(f"{wanted}; got {shown(value)}.")
 
 
 def check_count(

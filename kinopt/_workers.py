@@ -13,12 +13,11 @@ import concurrent.futures
 import contextlib
 import functools
 import math
-import os
 import re
 import threading
 import time
 from collections import Counter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +25,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from kinopt._programs import Device, Programs, described, num_cores
 from kinopt._typing import PyTree
 from kinopt.lanes import Lane, Line, Problem, Source, advance, first_lane, lane_step, record, start
 
 __all__ = ["Worker", "devices_of", "drive", "in_order", "make_workers"]
 
-
-Device: TypeAlias = Any
-"""A `jax.Device`, which is no type to type checkers."""
 
 FEWEST_LANES = 2
 """Of a program: XLA writes other code, which rounds differently, for one."""
@@ -82,11 +79,6 @@ class Worker(NamedTuple):
     line: Line
 
 
-_start = jax.jit(start, static_argnums=(0, 1))
-_advance = jax.jit(advance, static_argnums=(0, 1, 2), donate_argnums=4)
-_record = jax.jit(record, static_argnums=(0, 1, 2), donate_argnums=4)
-
-
 def _num_bytes(arrays) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
@@ -101,12 +93,12 @@ def _lane(problem: Problem, source: Source) -> Lane:
     return jax.eval_shape(lane, source)
 
 
-def _default_lanes(lane: Lane, share: int, device: Device) -> int:
+def _default_lanes(lane_bytes: int, share: int, device: Device) -> int:
     """What fits the cache or the memory; on a CPU few beside the seeds of a program.
 
     The last seeds of a line run in nearly empty lanes, which cost as much as full ones.
     """
-    lane_bytes = 2 * _num_bytes(lane)  # at work, and kept
+    lane_bytes = 2 * lane_bytes  # at work, and kept
     if device.platform == "cpu":
         fewest, most = CPU_LANES
         in_line = math.ceil(share / SEEDS_PER_LANE / 8) * 8
@@ -115,11 +107,9 @@ def _default_lanes(lane: Lane, share: int, device: Device) -> int:
     return max(1, min(ACCELERATOR_LANES, memory // MEMORY_SHARE // lane_bytes))
 
 
-@functools.lru_cache(maxsize=64)
-def _fits_one_function(problem: Problem, structure, shapes) -> bool:
+def _fits_one_function(problem: Problem, lane: Lane) -> bool:
     """Whether a lane's step is small and simple enough for a chunk to be one function."""
     number = CPU_LANES[1]
-    lane = jax.tree.unflatten(structure, shapes)
     lanes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), lane)
     step = jax.jit(jax.vmap(functools.partial(lane_step, problem)))
     traced = step.trace(lanes, lanes._replace(key=()))
@@ -131,10 +121,10 @@ def _fits_one_function(problem: Problem, structure, shapes) -> bool:
     return flops < FUSED_FLOPS * number and not OPAQUE.search(lowered.as_text())
 
 
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _measured(problem: Problem, source: Source, device: Device) -> tuple[int, bool]:
+    """Bytes of a lane, and whether its steps are compiled into one function."""
+    lane = _lane(problem, source)
+    return _num_bytes(lane), device.platform == "cpu" and _fits_one_function(problem, lane)
 
 
 def _shares(problem: Problem, params: PyTree, keys: jax.Array, number: int) -> list[Source]:
@@ -158,11 +148,12 @@ def devices_of(mesh: Mesh | None, keys: jax.Array) -> list[Device]:
     if mesh is not None:
         return sorted(mesh.devices.flat, key=lambda device: (device.process_index, device.id))
     device = next(iter(keys.devices()))
-    return [device] * (min(_num_cores(), keys.shape[0]) if device.platform == "cpu" else 1)
+    return [device] * (min(num_cores(), keys.shape[0]) if device.platform == "cpu" else 1)
 
 
 def make_workers(
     problem: Problem,
+    programs: Programs,
     params: PyTree,
     keys: jax.Array,
     lanes: int | None,
@@ -175,6 +166,7 @@ def make_workers(
 
     Args:
       problem: what the seeds have in common.
+      programs: those of the problem.
       params: the start, or the starts.
       keys: data of the keys, uint32 [seeds, ...].
       lanes: seeds side by side in one program; None: what fits.
@@ -184,24 +176,26 @@ def make_workers(
     """
     chunk = chunk or CHUNK
     shares = _shares(problem, params, keys, len(devices))
-    lane = _lane(problem, shares[0])
     share = shares[0].keys.shape[0]
-    num_lanes = max(FEWEST_LANES, min(lanes or _default_lanes(lane, share, devices[0]), share))
-    shapes, structure = jax.tree.flatten(lane)
-    fused = devices[0].platform == "cpu" and _fits_one_function(problem, structure, tuple(shapes))
-
-    rounds = jax.ShapeDtypeStruct((), jnp.int32)
     mine = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
     sources = {n: jax.device_put(shares[n], devices[n]) for n in mine}
-    lines = {n: _start(problem, num_lanes, sources[n]) for n in mine}
-    program = _record if records else _advance
-    lowered = {
-        devices[n]: program.lower(problem, chunk, fused, sources[n], lines[n], rounds) for n in mine
-    }
-    with concurrent.futures.ThreadPoolExecutor(_num_cores()) as pool:
-        compiled = pool.map(lambda program: program.compile(), lowered.values())
-        programs = dict(zip(lowered, compiled, strict=True))
-    return [Worker(programs[devices[n]], sources[n], lines[n]) for n in mine]
+    lane_bytes, small = programs.fact(
+        ("lane", devices[0].platform, described(shares[0])),
+        lambda: _measured(problem, shares[0], devices[0]),
+    )
+    num_lanes = lanes or _default_lanes(lane_bytes, share, devices[0])
+    num_lanes = max(FEWEST_LANES, min(num_lanes, share))
+
+    def compiled(function, fixed, arguments, donated=()):
+        given = {devices[n]: arguments[n] for n in mine}  # cores of a CPU are one device
+        made = programs.compiled(function, (problem, *fixed), given, donated)
+        return {n: made[devices[n]] for n in mine}
+
+    starts = compiled(start, (num_lanes,), {n: (sources[n],) for n in mine})
+    lines = {n: starts[n](sources[n]) for n in mine}
+    arguments = {n: (sources[n], lines[n], np.int32(0)) for n in mine}
+    work = compiled(record if records else advance, (chunk, small), arguments, donated=(1,))
+    return [Worker(work[n], sources[n], lines[n]) for n in mine]
 
 
 def _outcomes(line: Line) -> Counter:

@@ -24,7 +24,7 @@ Wilson's for k_1 of k_1 + k_2 under p -> p/(1 - p).
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,9 @@ import numpy as np
 import optax
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
 
+from kinopt._checks import check_count, check_function, check_numbers, shown
 from kinopt._typing import PyTree
 
 __all__ = [
@@ -70,24 +72,43 @@ def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]
       is an array of n entries, or a pytree that ravels to one.
 
     Raises:
-      ValueError: if the shapes do not fit, or a Hessian is not symmetric positive semidefinite.
+      TypeError: if they are not real numbers.
+      ValueError: if the shapes do not fit, or a Hessian is not symmetric positive semidefinite,
+        each judged by its own largest entry.
 
     >>> stop = quadratic_basins([[-2.0, -2.0], [2.0, 2.0]], [0.864 * np.eye(2), 1.664 * np.eye(2)])
     >>> [int(stop(jnp.array(x), 0.0)) for x in ([-2.0, -1.0], [0.0, 0.0], [2.0, 2.5])]
     [1, 0, 2]
     """
+    check_numbers("minimizers", minimizers)
+    check_numbers("hessians", hessians)
     centers = np.asarray(minimizers, np.float64)
     curvatures = np.asarray(hessians, np.float64)
-    if centers.ndim != 2 or curvatures.shape != (*centers.shape, centers.shape[-1]):
+    if (
+        centers.ndim != 2
+        or not centers.size
+        or curvatures.shape != centers.shape + centers.shape[1:]
+    ):
         raise ValueError(
             f"minimizers must have shape [basins, n] and hessians [basins, n, n]; got "
             f"{centers.shape} and {curvatures.shape}"
         )
-    scale = np.abs(curvatures).max(initial=0.0)
-    if not np.allclose(curvatures, np.swapaxes(curvatures, 1, 2), rtol=0, atol=1e-5 * scale):
-        raise ValueError("hessians must be symmetric: a Hessian is a matrix of second derivatives")
-    if curvatures.size and np.linalg.eigvalsh(curvatures).min() < -1e-5 * scale:
-        raise ValueError("hessians must be positive semidefinite, as they are at a minimum")
+    # Each by its own scale: basins may differ in curvature by any factor.
+    rounding = 1e-5 * np.abs(curvatures).max(axis=(1, 2))
+    skew = np.abs(curvatures - np.swapaxes(curvatures, 1, 2)).max(axis=(1, 2))
+    if (skew > rounding).any():
+        number = int(np.argmax(skew > rounding))
+        raise ValueError(
+            f"hessians must be symmetric, as matrices of second derivatives are; hessians[{number}]"
+            f" is not"
+        )
+    lowest = np.linalg.eigvalsh(curvatures).min(axis=1)
+    if (lowest < -rounding).any():
+        number = int(np.argmax(lowest < -rounding))
+        raise ValueError(
+            f"hessians must be positive semidefinite, as they are at a minimum; hessians[{number}] "
+            f"has the eigenvalue {lowest[number]:.3g}"
+        )
     n = centers.shape[1]
 
     def stop(params, value):
@@ -95,7 +116,7 @@ def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]
         theta, _ = ravel_pytree(params)
         if theta.shape != (n,):
             raise ValueError(f"the basins are in {n} dimensions, the parameters in {theta.size}")
-        away = theta - jnp.asarray(centers, theta.dtype)
+        away = theta[None] - jnp.asarray(centers, theta.dtype)
         # Not a matrix product: products of a few numbers are quicker one by one, and exact.
         products = jnp.asarray(curvatures, theta.dtype) * away[:, :, None] * away[:, None, :]
         eta_sq = jnp.sum(products, axis=(1, 2))
@@ -115,9 +136,20 @@ def wilson_interval(successes, trials) -> jax.Array:
     Returns:
       Lower and upper end, float, shape [..., 2], in [0, 1].
 
+    Raises:
+      TypeError: if they are not real numbers.
+      ValueError: if there are fewer trials than successes.
+
     >>> print(np.round(np.float64(wilson_interval(50, 100)), 3))
     [0.404 0.596]
     """
+    check_numbers("successes", successes, least=0)
+    check_numbers("trials", trials, least=0)
+    plain = not any(isinstance(x, Tracer) for x in jax.tree.leaves((successes, trials)))
+    if plain and (np.asarray(successes) > np.asarray(trials)).any():
+        raise ValueError(
+            f"successes must be at most trials; got {shown(successes)} of {shown(trials)}."
+        )
     dtype = jnp.result_type(float)
     k, n = jnp.broadcast_arrays(jnp.asarray(successes, dtype), jnp.asarray(trials, dtype))
     known = n > 0
@@ -126,7 +158,8 @@ def wilson_interval(successes, trials) -> jax.Array:
     center = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 * jnp.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2)) / (1 + Z95**2 / n)
     interval = jnp.clip(jnp.stack([center - half, center + half], axis=-1), 0, 1)
-    return jnp.where(known[..., None], interval, jnp.array([0.0, 1.0], dtype))
+    low, high = jnp.moveaxis(interval, -1, 0)
+    return jnp.stack([jnp.where(known, low, 0), jnp.where(known, high, 1)], axis=-1)
 
 
 class BasinStatistics(NamedTuple):
@@ -142,7 +175,7 @@ class BasinStatistics(NamedTuple):
     num_failed: jax.Array  # int32 []: outcome below 0
 
 
-def statistics(outcome: jax.Array, num_basins: int) -> BasinStatistics:
+def statistics(outcome: ArrayLike, num_basins: SupportsIndex) -> BasinStatistics:
     """Counts, fractions, intervals and the ratio of the first two basins (BBI paper, section 4.3).
 
     Args:
@@ -154,6 +187,7 @@ def statistics(outcome: jax.Array, num_basins: int) -> BasinStatistics:
       `BasinStatistics`.
 
     Raises:
+      TypeError: if an argument is not whole numbers.
       ValueError: if there is an outcome above `num_basins` (when it can be known: not under jit),
         or the shape is not [seeds].
 
@@ -163,26 +197,28 @@ def statistics(outcome: jax.Array, num_basins: int) -> BasinStatistics:
     >>> print(np.round(found.ratio_interval, 1), found.running_ratio)
     [0.3 7.5] [inf 1. 2. 2. 3. 3. 1.5]
     """
-    if num_basins < 1:
-        raise ValueError(f"num_basins must be at least 1, got {num_basins}")
+    number = check_count("num_basins", num_basins, optional=False)
+    if hasattr(outcome, "outcome"):
+        raise TypeError(
+            f"outcome must be integers of shape [seeds]; got the whole {type(outcome).__name__}: "
+            f"pass result.outcome."
+        )
+    check_numbers("outcome", outcome, shape=("seeds",))
     outcome = jnp.asarray(outcome)
-    if outcome.ndim != 1 or not jnp.issubdtype(outcome.dtype, jnp.integer):
+    if not jnp.issubdtype(outcome.dtype, jnp.integer):
+        raise TypeError(f"outcome must be integers of shape [seeds]; got {outcome.dtype}.")
+    if not isinstance(outcome, Tracer) and (outcome > number).any():
         raise ValueError(
-            f"outcome must be integers of shape [seeds]; got {outcome.dtype} of shape "
-            f"{outcome.shape}"
+            f"outcome {int(outcome.max())} occurs, but num_basins is {number}: some seeds would be "
+            f"counted nowhere"
         )
-    if not isinstance(outcome, Tracer) and (outcome > num_basins).any():
-        raise ValueError(
-            f"outcome {int(outcome.max())} occurs, but num_basins is {num_basins}: some seeds "
-            f"would be counted nowhere"
-        )
-    found = outcome[:, None] == 1 + jnp.arange(num_basins)
+    found = outcome[:, None] == 1 + jnp.arange(number, dtype=outcome.dtype)[None]
     counts = jnp.sum(found, axis=0, dtype=jnp.int32)
     decided = jnp.sum(counts)
     running = jnp.cumsum(found[:, :2], axis=0).astype(jnp.result_type(float))
-    pair = counts[:2] if num_basins > 1 else jnp.array([counts[0], 0])
+    pair = counts[:2] if number > 1 else jnp.array([counts[0], 0])
     low, high = wilson_interval(pair[0], pair[0] + pair[1])
-    second = running[:, 1] if num_basins > 1 else jnp.zeros_like(running[:, 0])
+    second = running[:, 1] if number > 1 else jnp.zeros_like(running[:, 0])
     return BasinStatistics(
         counts=counts,
         fractions=counts / decided,
@@ -195,7 +231,7 @@ def statistics(outcome: jax.Array, num_basins: int) -> BasinStatistics:
     )
 
 
-def z_score(counts: jax.Array, prediction: jax.Array) -> jax.Array:
+def z_score(counts: ArrayLike, prediction: ArrayLike) -> jax.Array:
     """How many standard errors the counts are from a prediction, for each basin.
 
     $$
@@ -211,11 +247,14 @@ def z_score(counts: jax.Array, prediction: jax.Array) -> jax.Array:
       z, shape [basins]; NaN when nothing was counted. With two basins z_2 = -z_1.
 
     Raises:
-      ValueError: if the shapes differ.
+      TypeError: if they are not real numbers.
+      ValueError: if the shapes differ, or a number is out of range.
 
     >>> print(np.round(z_score(jnp.array([1265, 734]), jnp.array([1.9259, 1.0])), 1))  # Fig. 6
     [-2.4  2.4]
     """
+    check_numbers("counts", counts, shape=("basins",), least=0)
+    check_numbers("prediction", prediction, above=0)
     counts = jnp.asarray(counts, jnp.result_type(float))
     prediction = jnp.asarray(prediction, counts.dtype)
     if prediction.shape != counts.shape:
@@ -237,11 +276,11 @@ class DwellState(NamedTuple):
 
 def dwell(
     label: Callable[[PyTree, Any], Any],
-    num_labels: int,
+    num_labels: SupportsIndex,
     *,
-    num_steps: int,
-    burn_in: int = 0,
-    num_blocks: int = 1,
+    num_steps: SupportsIndex,
+    burn_in: SupportsIndex = 0,
+    num_blocks: SupportsIndex = 1,
 ) -> optax.GradientTransformationExtraArgs:
     """Counts how long a run stays where: a transformation that changes nothing and remembers.
 
@@ -265,6 +304,7 @@ def dwell(
       A transformation that passes updates through; its state is a `DwellState`.
 
     Raises:
+      TypeError: if an argument is no whole number, or `label` no function.
       ValueError: if a number is out of range, or an update is made without `params` and `value`.
 
     >>> tx = optax.chain(dwell(lambda x, value: 1 + (x > 0), 2, num_steps=4), optax.sgd(1.0))
@@ -275,18 +315,23 @@ def dwell(
     >>> state[0].num_steps  # at -1.5, -0.5; 0.5, 1.5
     Array([[2, 2]], dtype=int32)
     """
-    length = (num_steps - burn_in) // num_blocks if num_blocks > 0 else 0
-    if num_labels < 1 or burn_in < 0 or length < 1:
+    check_function("label", label, "params, value -> integer of shape []")
+    labels = check_count("num_labels", num_labels, optional=False)
+    steps = check_count("num_steps", num_steps, optional=False)
+    start = check_count("burn_in", burn_in, least=0, optional=False)
+    blocks = check_count("num_blocks", num_blocks, optional=False)
+    length = (steps - start) // blocks
+    if length < 1:
         raise ValueError(
-            f"need num_labels >= 1, burn_in >= 0, num_blocks >= 1 and at least one step for each "
-            f"block; got {num_labels}, {burn_in}, {num_blocks} and {num_steps} steps"
+            f"num_steps must leave at least one step for each of {blocks} blocks after a burn_in "
+            f"of {start}; got {steps}."
         )
 
     def init(params):
         del params
         return DwellState(
             time=jnp.zeros((), jnp.int32),
-            num_steps=jnp.zeros((num_blocks, num_labels), jnp.int32),
+            num_steps=jnp.zeros((blocks, labels), jnp.int32),
         )
 
     def update(updates, state, params=None, *, value=None, **extra):
@@ -296,11 +341,11 @@ def dwell(
                 "dwell looks at where a run is: call update(grads, state, params, value=loss)"
             )
         # A single comparison for each cell, which vectorises; an indexed addition would not.
-        block = jnp.where(state.time >= burn_in, (state.time - burn_in) // length, -1)
+        block = jnp.where(state.time >= start, (state.time - start) // length, -1)
         here = jnp.asarray(label(params, value), jnp.int32) - 1
-        hit = (block == jnp.arange(num_blocks)[:, None]) & (here == jnp.arange(num_labels))
+        hit = (block == jnp.arange(blocks)[:, None]) & (here == jnp.arange(labels)[None])
         time = jnp.asarray(optax.safe_increment(state.time))
-        return updates, DwellState(time=time, num_steps=state.num_steps + hit)
+        return updates, DwellState(time=time, num_steps=state.num_steps + hit.astype(jnp.int32))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -315,7 +360,7 @@ class Occupancy(NamedTuple):
     num_samples: int  # independent pieces of trajectory that the errors come from
 
 
-def occupancy(num_steps: jax.Array) -> Occupancy:
+def occupancy(num_steps: ArrayLike) -> Occupancy:
     """Shares of time spent at each label, from what `dwell` counted.
 
     Steps of a trajectory are correlated, so they cannot be counted as independent. Here the piece
@@ -336,13 +381,15 @@ def occupancy(num_steps: jax.Array) -> Occupancy:
       An `Occupancy`.
 
     Raises:
-      ValueError: if there are fewer than two pieces.
+      TypeError: if they are not real numbers.
+      ValueError: if there are fewer than two pieces, or a negative time.
 
     >>> times = occupancy(jnp.array([[60, 40], [70, 30], [65, 35]]))
     >>> print(f"{times.ratio:.3f} +- {times.ratio_error:.3f} from {times.num_samples} pieces")
     1.857 +- 0.236 from 3 pieces
     """
-    pieces = jnp.asarray(num_steps)
+    check_numbers("num_steps", num_steps, least=0)
+    pieces = jnp.atleast_1d(jnp.asarray(num_steps))
     pieces = pieces.reshape(-1, pieces.shape[-1]).astype(jnp.result_type(float))
     number, num_labels = pieces.shape
     if number < 2:

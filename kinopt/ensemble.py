@@ -29,16 +29,18 @@ for a loss with matrix products the last digits can vary with `lanes`.
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from kinopt._checks import check_count, check_flag
+from kinopt._problem import as_problem, check_mesh, check_outside, outside_meshes
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import devices_of, drive, in_order, make_workers
-from kinopt.lanes import RECORDS, Problem
+from kinopt.lanes import RECORDS
 
 __all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
 
@@ -69,11 +71,11 @@ def run(
     params: PyTree,
     keys: jax.Array,
     *,
-    num_steps: int,
-    stacked: bool = False,
+    num_steps: SupportsIndex,
+    stacked: bool | None = None,
     stop: Callable[[PyTree, Scalar], Any] | None = None,
-    lanes: int | None = None,
-    chunk: int | None = None,
+    lanes: SupportsIndex | None = None,
+    chunk: SupportsIndex | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
 ) -> EnsembleResult:
@@ -88,7 +90,12 @@ def run(
     - with outcome 0 after `num_steps` updates.
 
     Programs are compiled once for a given `loss_fn`, `optimizer` and `stop`: pass the same function
-    objects again, not equal ones, and the second call starts at once.
+    objects again, not equal ones, and the second call starts at once. As under `jax.jit`, data that
+    a function closes over are read when it is compiled, and all goes when the functions go; what
+    cannot be hashed or weakly referenced is compiled at every call.
+
+    Complex parameters are optimized as Optax expects: the gradient that reaches the optimizer, for
+    z = x + i y, is dF/dx + i dF/dy, the conjugate of `jax.grad`.
 
     Args:
       loss_fn: params -> scalar loss.
@@ -97,7 +104,9 @@ def run(
       params: the start: a pytree of arrays. With `stacked`, one start for each seed.
       keys: shape [seeds] (typed keys) or [seeds, 2] (raw ones).
       num_steps: most updates for one seed, >= 0.
-      stacked: whether the leaves of `params` have a leading axis of seeds.
+      stacked: True: the leaves of `params` have a leading axis of seeds. False: they have not.
+        None: they have not, and it is an error where that is in doubt: every leaf has a leading
+        axis of as many entries as there are keys (more than one), and `loss_fn` takes a row, too.
       stop: params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k. For
         example `kinopt.basins.quadratic_basins(...)`. None: nothing stops a seed but `num_steps`.
       lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
@@ -112,8 +121,9 @@ def run(
       holds the seeds that have ended, with a warning: those are the quick ones.
 
     Raises:
-      TypeError: if the loss or what `stop` says is not a scalar of the right type.
-      ValueError: if shapes or numbers do not fit.
+      TypeError: if an argument is of the wrong kind, the loss or what `stop` says is not a scalar
+        of the right type, or under `jax.jit` and the like.
+      ValueError: if shapes or numbers do not fit, or it is in doubt whether `params` is stacked.
 
     >>> import optax
     >>> result = run(
@@ -123,19 +133,21 @@ def run(
     >>> result.outcome.tolist(), result.num_steps.tolist()
     ([1, 1], [4, 5])
     """
-    problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
-    for name, number in {"lanes": lanes, "chunk": chunk}.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, or None for the default; got {number}")
-    num_seeds = keys.shape[0]
-    if num_seeds == 0:
-        raise ValueError("keys is empty: an ensemble needs at least one seed")
-    workers = make_workers(problem, params, keys, lanes, chunk, devices_of(mesh, keys))
-    lines, interrupted = drive(workers, progress)
-    lane, seed = in_order(lines)
+    side_by_side, steps = check_count("lanes", lanes), check_count("chunk", chunk)
+    check_flag("progress", progress)
+    check_mesh(mesh)
+    check_outside(params, keys)
+    with outside_meshes():
+        problem, programs, params, keys = as_problem(
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+        )
+        devices = devices_of(mesh, keys)
+        workers = make_workers(problem, programs, params, keys, side_by_side, steps, devices)
+        lines, interrupted = drive(workers, progress)
+        lane, seed = in_order(lines)
     if interrupted:
         warnings.warn(
-            f"Interrupted: {len(seed)} of {num_seeds} seeds had ended. The result holds those; "
+            f"Interrupted: {len(seed)} of {len(keys)} seeds had ended. The result holds those; "
             f"they are the quicker ones, so their outcomes are not a fair sample.",
             stacklevel=2,
         )
@@ -156,9 +168,9 @@ def trajectories(
     params: PyTree,
     keys: jax.Array,
     *,
-    num_steps: int,
-    every: int = 1,
-    stacked: bool = False,
+    num_steps: SupportsIndex,
+    every: SupportsIndex = 1,
+    stacked: bool | None = None,
     stop: Callable[[PyTree, Scalar], Any] | None = None,
 ) -> Trajectories:
     """What chosen seeds go through: their parameters after every `every` updates.
@@ -191,58 +203,23 @@ def trajectories(
     >>> path.params[0], path.num_steps[0]
     (Array([1.    , 0.25  , 0.0625], dtype=float32), Array([0, 2, 4], dtype=int32))
     """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    problem, params, keys = _problem(loss_fn, optimizer, params, keys, num_steps, stacked, stop)
-    num_seeds, num_records = keys.shape[0], 1 + num_steps // every
-    # One program, whose lanes are the seeds.
-    devices = devices_of(None, keys)[:1]
-    workers = make_workers(problem, params, keys, num_seeds, every, devices, records=True)
-    [(program, source, line)] = workers
-    blocks = []
-    for first in range(0, num_records, RECORDS):
-        number = min(RECORDS, num_records - first)
-        line, seen = program(source, line, np.int32(number))
-        blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
-    return Trajectories(*joined)
-
-
-def _problem(
-    loss_fn, optimizer, params: PyTree, keys, num_steps, stacked: bool, stop
-) -> tuple[Problem, PyTree, jax.Array]:
-    """The arguments, checked: the problem, the parameters as arrays, and the keys' data."""
-    if not isinstance(num_steps, int) or num_steps < 0:
-        raise ValueError(f"num_steps must be an integer >= 0, got {num_steps!r}")
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), params)
-    keys = jnp.asarray(keys)
-    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    if keys.ndim != (1 if typed else 2):
-        raise ValueError(
-            f"keys must be one key for each seed, jax.random.split(jax.random.key(0), seeds); got "
-            f"an array of shape {keys.shape} and type {keys.dtype}"
+    steps = check_count("every", every, optional=False)
+    check_outside(params, keys)
+    with outside_meshes():
+        problem, programs, params, keys = as_problem(
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop
         )
-    if stacked:
-        for leaf in jax.tree.leaves(params):
-            if leaf.ndim == 0 or leaf.shape[0] != keys.shape[0]:
-                raise ValueError(
-                    f"with stacked=True every leaf of params needs a leading axis of "
-                    f"{keys.shape[0]} seeds, one for each key; got a leaf of shape {leaf.shape}"
-                )
-    first = jax.tree.map(lambda x: x[0], params) if stacked else params
-    value = jax.eval_shape(loss_fn, first)
-    if not (
-        hasattr(value, "shape") and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)
-    ):
-        raise TypeError(f"loss_fn must return a floating scalar, an array of shape []; got {value}")
-    if stop is not None:
-        said = jax.eval_shape(stop, first, value)
-        if not (hasattr(said, "shape") and said.shape == () and said.dtype.kind in "iub"):
-            raise TypeError(
-                f"stop(params, value) must return an integer of shape [], 0 to go on or k > 0 to "
-                f"end with outcome k; got {said}"
-            )
-    impl = None
-    if typed:
-        impl, keys = jax.random.key_impl(keys), jax.random.key_data(keys)
-    return Problem(loss_fn, optimizer, stop, num_steps, stacked, impl), params, keys
+        num_seeds, num_records = keys.shape[0], 1 + problem.num_steps // steps
+        # One program, whose lanes are the seeds.
+        devices = devices_of(None, keys)[:1]
+        workers = make_workers(
+            problem, programs, params, keys, num_seeds, steps, devices, records=True
+        )
+        [(program, source, line)] = workers
+        blocks = []
+        for first in range(0, num_records, RECORDS):
+            number = min(RECORDS, num_records - first)
+            line, seen = program(source, line, np.int32(number))
+            blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
+        seeds = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
+    return Trajectories(*seeds)

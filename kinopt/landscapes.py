@@ -37,12 +37,13 @@ problems" (2013); Surjanovic, Bingham, "Virtual library of simulation experiment
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from kinopt._checks import check_count, check_number, check_numbers
 from kinopt._typing import Scalar
 
 __all__ = [
@@ -92,9 +93,12 @@ class Landscape:
         """The value at x [n].
 
         Raises:
+          TypeError: if x is not real numbers.
           ValueError: if x has another shape. For many points, use `jax.vmap`.
         """
+        check_numbers("x", x, finite=False)
         x = jnp.asarray(x)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
         if x.shape != (self.n,):
             raise ValueError(
                 f"this landscape takes one point of shape ({self.n},), got {x.shape}. For many "
@@ -110,9 +114,8 @@ def _landscape(fn, minimizers, low: float, high: float, minimum: float = 0.0) ->
     return Landscape(fn, minimum, points, domain)
 
 
-def _check_dimension(n: int, smallest: int = 1) -> None:
-    if n < smallest:
-        raise ValueError(f"n, the number of coordinates, must be at least {smallest}; got {n}")
+def _dimension(n, smallest: int = 1) -> int:
+    return check_count("n, the number of coordinates,", n, least=smallest, optional=False)
 
 
 def _sin_pi_squared(x):
@@ -120,7 +123,7 @@ def _sin_pi_squared(x):
     return jnp.sin(jnp.pi * (x - jnp.round(x))) ** 2
 
 
-def ackley(n: int = 2, decay: float = 0.2) -> Landscape:
+def ackley(n: SupportsIndex = 2, decay: SupportsFloat = 0.2) -> Landscape:
     """Ackley: a funnel under an egg box (BBI paper, Eq. 15, n = 2).
 
     $$
@@ -139,15 +142,16 @@ def ackley(n: int = 2, decay: float = 0.2) -> Landscape:
       decay: of the funnel, > 0.
 
     Raises:
-      ValueError: if `n` or `decay` is out of range.
+      TypeError: if `n` or `decay` is no number.
+      ValueError: if one is out of range.
 
     >>> import jax
     >>> jax.grad(ackley())(jnp.zeros(2)).tolist()
     [0.0, 0.0]
     """
-    _check_dimension(n)
-    if not decay > 0:
-        raise ValueError(f"decay must be positive, or the egg box has no lowest hole; got {decay}")
+    n = _dimension(n)
+    check_number("decay", decay, above=0)  # or the egg box has no lowest hole
+    decay = float(decay)
 
     def fn(x):
         mean_square = jnp.mean(x**2)
@@ -159,7 +163,7 @@ def ackley(n: int = 2, decay: float = 0.2) -> Landscape:
     return _landscape(fn, np.zeros(n), -32.768, 32.768)
 
 
-def zakharov(n: int = 10) -> Landscape:
+def zakharov(n: SupportsIndex = 10) -> Landscape:
     """Zakharov: a bowl in a valley (BBI paper, Eq. 16, n = 10).
 
     $$
@@ -171,10 +175,14 @@ def zakharov(n: int = 10) -> Landscape:
     Args:
       n: number of coordinates, >= 1.
 
+    Raises:
+      TypeError: if `n` is no whole number.
+      ValueError: if it is too small.
+
     >>> float(zakharov(3)(-jnp.ones(3)))
     93.0
     """
-    _check_dimension(n)
+    n = _dimension(n)
 
     def fn(x):
         s = jnp.sum(jnp.arange(1, n + 1, dtype=x.dtype) * x) / 2
@@ -183,7 +191,7 @@ def zakharov(n: int = 10) -> Landscape:
     return _landscape(fn, np.zeros(n), -5.0, 10.0)
 
 
-def two_basins(epsilon: float = 2.75e-6) -> Landscape:
+def two_basins(epsilon: SupportsFloat = 2.75e-6) -> Landscape:
     """Two round basins of different width and (nearly) equal depth (BBI paper, Eq. 17).
 
     $$
@@ -208,14 +216,15 @@ def two_basins(epsilon: float = 2.75e-6) -> Landscape:
       epsilon: in [0, 0.1].
 
     Raises:
-      ValueError: if `epsilon` is out of range.
+      TypeError: if `epsilon` is no number.
+      ValueError: if it is out of range.
 
     >>> basins = two_basins()
     >>> [f"{float(basins(x)):.2e}" for x in basins.minimizers]
     ['-7.62e-12', '-1.08e-08']
     """
-    if not 0 <= epsilon <= 0.1:
-        raise ValueError(f"epsilon must be in [0, 0.1] for two basins near equal depth: {epsilon}")
+    check_number("epsilon", epsilon, least=0, most=0.1)  # two basins near equal depth
+    epsilon = float(epsilon)
 
     def fn(x):
         d1, d2 = jnp.sum((x + 2) ** 2), jnp.sum((x - 2) ** 2)
@@ -250,7 +259,7 @@ def _lowest_on_the_diagonal(t: float, epsilon: float) -> float:
     return t
 
 
-def rosenbrock(n: int = 2) -> Landscape:
+def rosenbrock(n: SupportsIndex = 2) -> Landscape:
     """Rosenbrock: a bent valley.
 
     $$
@@ -260,10 +269,14 @@ def rosenbrock(n: int = 2) -> Landscape:
     Args:
       n: number of coordinates, >= 2.
 
+    Raises:
+      TypeError: if `n` is no whole number.
+      ValueError: if it is too small.
+
     >>> float(rosenbrock(3)(jnp.array([0.0, 0.0, 0.0])))
     2.0
     """
-    _check_dimension(n, 2)
+    n = _dimension(n, 2)
 
     def fn(x):
         u = x - 1  # x_{i+1} - x_i^2 = u_{i+1} - u_i (x_i + 1), each term small next to (1, ..., 1)
@@ -272,7 +285,7 @@ def rosenbrock(n: int = 2) -> Landscape:
     return _landscape(fn, np.ones(n), -5.0, 10.0)
 
 
-def rastrigin(n: int = 2) -> Landscape:
+def rastrigin(n: SupportsIndex = 2) -> Landscape:
     """Rastrigin: a bowl full of holes.
 
     $$
@@ -282,14 +295,18 @@ def rastrigin(n: int = 2) -> Landscape:
     Args:
       n: number of coordinates, >= 1.
 
+    Raises:
+      TypeError: if `n` is no whole number.
+      ValueError: if it is too small.
+
     >>> float(rastrigin()(jnp.array([1.0, 2.0])))
     5.0
     """
-    _check_dimension(n)
+    n = _dimension(n)
     return _landscape(lambda x: jnp.sum(x**2 + 20 * _sin_pi_squared(x)), np.zeros(n), -5.12, 5.12)
 
 
-def griewank(n: int = 2) -> Landscape:
+def griewank(n: SupportsIndex = 2) -> Landscape:
     """Griewank: a wide bowl under ripples.
 
     $$
@@ -299,10 +316,14 @@ def griewank(n: int = 2) -> Landscape:
     Args:
       n: number of coordinates, >= 1.
 
+    Raises:
+      TypeError: if `n` is no whole number.
+      ValueError: if it is too small.
+
     >>> f"{float(griewank()(jnp.array([2 * jnp.pi, 0.0]))):.5f}"  # (2 pi)^2 / 4000
     '0.00987'
     """
-    _check_dimension(n)
+    n = _dimension(n)
 
     def fn(x):
         angle = x / jnp.sqrt(jnp.arange(1, n + 1, dtype=x.dtype))
@@ -313,7 +334,7 @@ def griewank(n: int = 2) -> Landscape:
     return _landscape(fn, np.zeros(n), -600.0, 600.0)
 
 
-def levy(n: int = 2) -> Landscape:
+def levy(n: SupportsIndex = 2) -> Landscape:
     """Levy: waves across a bowl, with u_i = (x_i - 1)/4.
 
     $$
@@ -324,10 +345,14 @@ def levy(n: int = 2) -> Landscape:
     Args:
       n: number of coordinates, >= 1.
 
+    Raises:
+      TypeError: if `n` is no whole number.
+      ValueError: if it is too small.
+
     >>> float(levy()(jnp.array([1.0, 5.0])))
     1.0
     """
-    _check_dimension(n)
+    n = _dimension(n)
 
     def fn(x):
         u = (x - 1) / 4
@@ -338,7 +363,7 @@ def levy(n: int = 2) -> Landscape:
     return _landscape(fn, np.ones(n), -10.0, 10.0)
 
 
-def styblinski_tang(n: int = 2) -> Landscape:
+def styblinski_tang(n: SupportsIndex = 2) -> Landscape:
     """Styblinski-Tang: 2^n local minima.
 
     $$
@@ -350,10 +375,14 @@ def styblinski_tang(n: int = 2) -> Landscape:
     Args:
       n: number of coordinates, >= 1.
 
+    Raises:
+      TypeError: if `n` is no whole number.
+      ValueError: if it is too small.
+
     >>> f"{styblinski_tang(1).minimum:.4f}"
     '-39.1662'
     """
-    _check_dimension(n)
+    n = _dimension(n)
     root = -2.903534027771177
     return _landscape(
         lambda x: jnp.sum(x * (5 + x * (x**2 - 16))) / 2,

@@ -54,7 +54,7 @@ RECORDS = 256
 
 
 class Problem(NamedTuple):
-    """What all seeds have in common; hashable, and static under `jit`."""
+    """What all seeds have in common."""
 
     loss_fn: Callable[[PyTree], Scalar]
     optimizer: Any  # key -> GradientTransformation, or one
@@ -63,13 +63,36 @@ class Problem(NamedTuple):
     stacked: bool  # whether each seed has a start of its own
     key_impl: Any  # of typed keys; None: raw keys
 
-    def transformation(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+    def optimizer_of(self, key: jax.Array) -> Any:
         """The optimizer of the seed with this key (its data)."""
         if hasattr(self.optimizer, "update"):
-            return optax.with_extra_args_support(self.optimizer)
+            return self.optimizer
         if self.key_impl is not None:
             key = jax.random.wrap_key_data(key, impl=self.key_impl)
-        return optax.with_extra_args_support(self.optimizer(key))
+        return self.optimizer(key)
+
+    def transformation(self, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+        """The same, for any extra arguments."""
+        return optax.with_extra_args_support(self.optimizer_of(key))
+
+    def look(self, params: PyTree) -> tuple[jax.Array, PyTree, Callable[[PyTree], Scalar]]:
+        """Loss, the gradient that optimizers expect, and the loss function for line searches.
+
+        For a complex parameter z = x + i y Optax expects dF/dx + i dF/dy, the direction of steepest
+        ascent; `jax.grad` gives its conjugate.
+        """
+        value, grad = jax.value_and_grad(self.loss_fn)(params)
+        if not any(map(jnp.iscomplexobj, jax.tree.leaves(params))):
+            return value, grad, self.loss_fn
+        return value, jax.tree.map(jnp.conj, grad), _no_line_search
+
+
+def _no_line_search(params: PyTree) -> Scalar:
+    """A line search takes slopes of the loss by itself, without the conjugate."""
+    raise TypeError(
+        "an optimizer with a line search (optax.lbfgs) cannot be used with complex parameters: it "
+        "would follow the conjugate of the gradient. Make params of real and imaginary parts."
+    )
 
 
 class Lane(NamedTuple):
@@ -106,7 +129,8 @@ class Line(NamedTuple):
 
 def first_lane(problem: Problem, key, params: PyTree, seed: Any = 0) -> Lane:
     """A lane that has just taken up a seed."""
-    dtype = jax.eval_shape(problem.loss_fn, params).dtype
+    # The lambda: JAX asks a function for a hash and a weak reference, which not all callables have.
+    dtype = jax.eval_shape(lambda params: problem.loss_fn(params), params).dtype
     return Lane(
         seed=jnp.asarray(seed, jnp.int32),
         key=key,
@@ -127,15 +151,16 @@ def lane_step(problem: Problem, lane: Lane, kept: Lane) -> tuple[Lane, Lane]:
     its state at every step. What counts is kept at the step that ends the seed: a selection that is
     made only when some lane ends.
     """
-    value, grad = jax.value_and_grad(problem.loss_fn)(lane.params)
+    value, grad, value_fn = problem.look(lane.params)
     value = value.astype(lane.value.dtype)  # not weakly typed any more
     outcome = jnp.zeros((), jnp.int32)
     if problem.stop is not None:
         said = jnp.asarray(problem.stop(lane.params, value), jnp.int32)
         outcome = jnp.where(lane.num_steps > 0, said, outcome)
-    outcome = jnp.where(jnp.isfinite(value), outcome, FAILED)
+    finite = jnp.isfinite(value)
+    outcome = jnp.where(finite, outcome, FAILED)
     ends = ~lane.ended & ((outcome != 0) | (lane.num_steps >= problem.num_steps))
-    best_value = jnp.where(value < lane.best_value, value, lane.best_value)
+    best_value = jnp.where(finite & (value < lane.best_value), value, lane.best_value)
     lane = lane._replace(
         value=value, best_value=best_value, outcome=outcome, ended=lane.ended | ends
     )
@@ -146,7 +171,7 @@ def lane_step(problem: Problem, lane: Lane, kept: Lane) -> tuple[Lane, Lane]:
 
     kept = jax.lax.cond(any_lane(ends), keep, lambda: kept)
     updates, opt_state = problem.transformation(lane.key).update(
-        grad, lane.opt_state, lane.params, value=value, grad=grad, value_fn=problem.loss_fn
+        grad, lane.opt_state, lane.params, value=value, grad=grad, value_fn=value_fn
     )
     return lane._replace(
         params=optax.apply_updates(lane.params, updates),

@@ -16,20 +16,22 @@ largest value log N when they point in independent directions. The maximum satur
 one pair of twins is enough; the mean and the entropy tell layers apart (report both).
 
 A neuron of weight zero has no direction: its cosines are 0. All measures are invariant to the
-lengths and the signs of the neurons except `cosine_similarity`, which keeps the sign. They work
+lengths and the signs of the neurons except `cosine_similarity`, which keeps the sign. For complex
+neurons <a, b> = sum_k conj(a_k) b_k, and a phase is to them what a sign is to real ones. They work
 under `jax.jit` and `jax.vmap`, in float32 or wider; `report` is for people.
 """
 
 import html
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Inexact
 
-from kinopt._typing import Neurons, PyTree, Scalar
+from kinopt._typing import PyTree, Scalar
 from kinopt.collisions.rows import unit_rows
-from kinopt.layers import collidable_leaves, to_neurons
+from kinopt.layers import collidable_leaves, leaf_paths, to_neurons
 from kinopt.trees import accumulator_dtype
 
 __all__ = [
@@ -44,12 +46,21 @@ __all__ = [
 ]
 
 
-def _directions(w: Neurons) -> Neurons:
-    w = w.astype(accumulator_dtype(w))
-    return unit_rows(w) if w.size else w
+Layer: TypeAlias = Inexact[Array, "neurons features"]
+"""A layer to be measured: real or complex, a row for each neuron."""
 
 
-def cosine_similarity(w: Neurons) -> Float[Array, "neurons neurons"]:
+def _directions(w: Layer) -> Layer:
+    dtype = accumulator_dtype(w)
+    if not jnp.iscomplexobj(w):
+        w = w.astype(dtype)
+        return unit_rows(w) if w.size else w
+    # The norm of a complex row is that of its real and imaginary parts in one row.
+    unit = _directions(jnp.concatenate([w.real, w.imag], axis=1))
+    return jax.lax.complex(*jnp.split(unit, 2, axis=1))
+
+
+def cosine_similarity(w: Layer) -> Inexact[Array, "neurons neurons"]:
     """Cosines between all pairs of neurons.
 
     $$
@@ -62,7 +73,7 @@ def cosine_similarity(w: Neurons) -> Float[Array, "neurons neurons"]:
         w: neurons as rows, [N, D], of any norms that their type can hold.
 
     Returns:
-        [N, N], symmetric, in [-1, 1].
+        [N, N], symmetric, in [-1, 1]; for complex neurons Hermitian, of absolute values in [0, 1].
 
     >>> cosine_similarity(jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]))
     Array([[ 1.,  0., -1.],
@@ -70,14 +81,17 @@ def cosine_similarity(w: Neurons) -> Float[Array, "neurons neurons"]:
            [-1.,  0.,  1.]], dtype=float32)
     """
     unit = _directions(w)
-    return jnp.clip(jnp.matmul(unit, unit.T, precision="highest"), -1, 1)
+    cosines = jnp.matmul(unit.conj(), unit.T, precision="highest")
+    if jnp.iscomplexobj(cosines):
+        return cosines / jnp.maximum(jnp.abs(cosines), 1).astype(cosines.dtype)
+    return jnp.clip(cosines, -1, 1)
 
 
-def _absolute_off_diagonal(w: Neurons) -> Float[Array, "neurons neurons"]:
+def _absolute_off_diagonal(w: Layer) -> Float[Array, "neurons neurons"]:
     return jnp.where(jnp.eye(len(w), dtype=bool), 0, jnp.abs(cosine_similarity(w)))
 
 
-def neuron_similarity(w: Neurons) -> Scalar:
+def neuron_similarity(w: Layer) -> Scalar:
     """Largest similarity of two different neurons.
 
     $$
@@ -99,7 +113,7 @@ def neuron_similarity(w: Neurons) -> Scalar:
     return jnp.max(_absolute_off_diagonal(w), initial=0)
 
 
-def weight_correlation(w: Neurons) -> Scalar:
+def weight_correlation(w: Layer) -> Scalar:
     """Mean similarity of two different neurons.
 
     $$
@@ -122,7 +136,7 @@ def weight_correlation(w: Neurons) -> Scalar:
     return jnp.sum(_absolute_off_diagonal(w)) / max(len(w) * (len(w) - 1), 1)
 
 
-def entropy(w: Neurons) -> Scalar:
+def entropy(w: Layer) -> Scalar:
     """Disorder of the neurons: Shannon entropy of their normalized singular values.
 
     $$
@@ -154,7 +168,7 @@ def entropy(w: Neurons) -> Scalar:
     return -jnp.sum(jax.scipy.special.xlogy(share, share))
 
 
-def effective_rank(w: Neurons) -> Scalar:
+def effective_rank(w: Layer) -> Scalar:
     """How many directions the neurons use: exp(S), with S their `entropy`.
 
     Args:
@@ -179,21 +193,32 @@ class NeuronReport(NamedTuple):
     neuron_similarity: float  # max |cos|, in [0, 1]
     effective_rank: float  # directions in use, in [1, min(N, D)]
     entropy: float  # nats, in [0, log min(N, D)]
+    near_copies: float  # share of neurons with a cosine above NEAR_COPY to another, in [0, 1]
+    without_gradient: float | None = None  # share of neurons whose gradient is zero, in [0, 1]
+    common_mode: float | None = None  # N |mean g|^2 / sum |g|^2, in [0, 1]: 1 when all g are alike
 
 
 class Report(dict[str, NeuronReport]):
     """What `report` returns: leaf path -> NeuronReport, printed as a table."""
 
-    _HEADER = ("layer", "neurons", "features", "mean |cos|", "max |cos|", "eff. rank", "entropy")
+    _HEADER = (
+        *("layer", "neurons", "features", "mean |cos|", "max |cos|", "eff. rank", "entropy"),
+        *("copies", "no grad", "common g"),
+    )
 
     def _cells(self) -> list[tuple[str, ...]]:
-        return [
-            (path, *(f"{cell:d}" if isinstance(cell, int) else f"{cell:.3f}" for cell in row))
-            for path, row in self.items()
-        ]
+        """The header, and a line for each layer; what was not asked for is left out."""
+
+        def line(path: str, row: NeuronReport) -> tuple[str, ...]:
+            cells = (cell for cell in row if cell is not None)
+            return path, *(f"{c:d}" if isinstance(c, int) else f"{c:.3f}" for c in cells)
+
+        lines = [line(path, row) for path, row in self.items()]
+        columns = len(lines[0]) if lines else len(self._HEADER) - 2
+        return [self._HEADER[:columns], *lines]
 
     def __str__(self) -> str:
-        table = [self._HEADER, *self._cells()]
+        table = self._cells()
         widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
         lines = [
             "  ".join(
@@ -206,16 +231,21 @@ class Report(dict[str, NeuronReport]):
 
     def _repr_html_(self) -> str:
         """The same table for notebooks."""
-        head = "".join(f"<th>{title}</th>" for title in self._HEADER)
+        header, *lines = self._cells()
+        head = "".join(f"<th>{title}</th>" for title in header)
         rows = (
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self._cells()
+            for row in lines
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
+NEAR_COPY = 0.9
+"""Two neurons of a larger cosine are near copies (of opposite signs they are not)."""
+
+
 @jax.jit
-def _measure(batch: Float[Array, "batch neurons features"]) -> Float[Array, "measures"]:
+def _measure(batch: Inexact[Array, "batch neurons features"]) -> Float[Array, "measures"]:
     disorder = jax.vmap(entropy)(batch)
     return jnp.stack(
         [
@@ -223,32 +253,101 @@ def _measure(batch: Float[Array, "batch neurons features"]) -> Float[Array, "mea
             jnp.max(jax.vmap(neuron_similarity)(batch)),
             jnp.mean(jnp.exp(disorder)),
             jnp.mean(disorder),
+            jnp.mean(jax.vmap(_near_copies)(batch)),
         ]
     )
 
 
-def report(params: PyTree, mask: PyTree = None, neuron_axes: PyTree = None) -> Report:
+def _near_copies(w: Layer) -> Scalar:
+    cosines = jnp.where(jnp.eye(len(w), dtype=bool), 0, cosine_similarity(w).real)
+    return jnp.mean(jnp.max(cosines, axis=1) > NEAR_COPY)
+
+
+@jax.jit
+def _measure_gradients(batch: Inexact[Array, "batch neurons features"]) -> Float[Array, "measures"]:
+    """Means over the batch of the share of rows of zeros, and of N |mean g|^2 / sum |g|^2."""
+    if jnp.iscomplexobj(batch):
+        batch = jnp.concatenate([batch.real, batch.imag], axis=2)
+    g = batch.astype(accumulator_dtype(batch))
+    largest = jnp.max(jnp.abs(g), axis=(1, 2), keepdims=True)
+    g = g / jnp.where(largest > 0, largest, 1)  # squares stay in range
+    energy = jnp.sum(g**2, axis=(1, 2))
+    common = g.shape[1] * jnp.sum(jnp.mean(g, axis=1) ** 2, axis=1)
+    still = jnp.mean(jnp.all(batch == 0, axis=2))
+    return jnp.stack([still, jnp.mean(common / jnp.where(energy > 0, energy, 1))])
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    """A tree with zeros of shape [] for leaves that are no arrays, as in an Equinox module."""
+
+    def kept(leaf):
+        array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        return leaf if array and jnp.issubdtype(leaf.dtype, jnp.number) else np.zeros(())
+
+    return jax.tree.map(kept, tree)
+
+
+def report(
+    params: PyTree,
+    mask: PyTree = None,
+    neuron_axes: PyTree = None,
+    *,
+    grads: PyTree = None,
+) -> Report:
     """How condensed each layer is, as a table.
 
+    Beside the measures of this module: the share of near copies, neurons with a cosine above 0.9 to
+    another; and of gradients g [N, D] the share of neurons without any, and of what is common to
+    all,
+
+    $$
+    N |mean_i g_i|^2 / sum_i |g_i|^2
+    $$
+
+    1 when all neurons are pushed alike, 1/N on average when independently.
+
     Args:
-        params: parameters, any pytree.
+        params: parameters, any pytree. Leaves that are no arrays (the functions in an Equinox
+            module) are left out.
         mask: which leaves, as in `kinopt.soft_collision`: a pytree of bool or callable(params) ->
             pytree, such as `kinopt.layer_mask("head")`. None: floating leaves of ndim >= 2. As
             there, a layer of a single neuron is left out.
         neuron_axes: which axes are neurons, as in `kinopt.soft_collision`. None: the last axis.
+        grads: gradients, a tree like `params`; None leaves their two columns out. Where it has no
+            array, as `equinox.filter_grad` gives, there was no gradient.
 
     Returns:
         A dict from leaf path to `NeuronReport`; `print` shows an aligned table, a notebook an HTML
         one.
 
+    Raises:
+        ValueError: if `grads` has other paths or shapes than `params`.
+
     >>> print(report({"head": {"kernel": jnp.eye(8, 4), "bias": jnp.zeros(4)}}))
-    layer        neurons  features  mean |cos|  max |cos|  eff. rank  entropy
-    head/kernel        4         8       0.000      0.000      4.000    1.386
+    layer        neurons  features  mean |cos|  max |cos|  eff. rank  entropy  copies
+    head/kernel        4         8       0.000      0.000      4.000    1.386   0.000
     """
+    params = _arrays(params)
+    slopes = None if grads is None else dict(zip(*_paths(_arrays(grads)), strict=True))
     table = Report()
     leaves = zip(collidable_leaves(params, mask, neuron_axes), jax.tree.leaves(params), strict=True)
     for (path, _, axes), leaf in leaves:
-        if axes is not None:
-            batch = to_neurons(jnp.asarray(leaf), axes)
-            table[path] = NeuronReport(*batch.shape[1:], *_measure(batch).tolist())
+        if axes is None:
+            continue
+        batch = to_neurons(jnp.asarray(leaf), axes)
+        of_grads: list[float | None] = [None, None]
+        if slopes is not None:
+            slope = slopes.get(path, np.zeros(()))
+            slope = jnp.asarray(slope if np.shape(slope) else jnp.zeros_like(leaf))
+            if slope.shape != leaf.shape:
+                raise ValueError(
+                    f"grads must be a tree like params; at {path!r} they have shapes "
+                    f"{slope.shape} and {leaf.shape}."
+                )
+            of_grads = _measure_gradients(to_neurons(slope, axes)).tolist()
+        table[path] = NeuronReport(*batch.shape[1:], *_measure(batch).tolist(), *of_grads)
     return table
+
+
+def _paths(tree: PyTree) -> tuple[list[str], list]:
+    return leaf_paths(tree), jax.tree.leaves(tree)

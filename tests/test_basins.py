@@ -1,5 +1,7 @@
 """Basins: the stop rule, counts with intervals that cover, and shares of time with their errors."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,7 +125,7 @@ def test_dwell_counts_steps_by_block_and_label():
         assert updates == 1.0
     assert state.num_steps.tolist() == [[1, 2], [2, 1]]
     assert int(state.time) == len(labels)
-    with pytest.raises(ValueError, match="num_labels"):
+    with pytest.raises(ValueError, match="num_steps must leave at least one step"):
         basins.dwell(lambda x, value: x, 2, num_steps=3, burn_in=3)
     with pytest.raises(ValueError, match="call update"):
         tx.update(jnp.array(1.0), state, jnp.array(1))
@@ -179,3 +181,122 @@ def test_dwell_in_an_ensemble_counts_every_step_of_every_seed():
     labels = jax.vmap(jax.vmap(basin))(path.params, path.value)[:, 100:400].reshape(20, 3, 100)
     expected = jnp.stack([(labels == k).sum(-1) for k in (1, 2)], axis=-1)
     np.testing.assert_array_equal(counted.num_steps, expected)
+
+
+def test_each_hessian_is_judged_by_its_own_scale():
+    """A fine tiny one beside a huge one; a bad tiny one is found there, and a bad huge one."""
+    tiny, huge = 1e-12 * np.array([[2.0, 1.0], [1.0, 2.0]]), 1e9 * np.eye(2)
+    stop = basins.quadratic_basins([[0.0, 0.0], [1e7, 1e7]], [tiny, huge])
+    assert int(stop(jnp.array([5e5, 0.0]), 0.0)) == 1  # |eta|^2 = 1e-12 2 (5e5)^2 = 0.5
+    assert int(stop(jnp.array([8e5, 0.0]), 0.0)) == 0
+    assert int(stop(jnp.array([1e7, 1e7]), 0.0)) == 2
+    for bad, message in (
+        (np.diag([1.0, -0.5]), "eigenvalue"),
+        (np.array([[1, 1], [0, 1]]), "symm"),
+    ):
+        for scale, other in ((1e-12, huge), (1e9, tiny)):
+            with pytest.raises(ValueError, match=rf"{message}.*|hessians\[1\]"):
+                basins.quadratic_basins(np.zeros((2, 2)), [other, scale * bad])
+            with pytest.raises(ValueError, match=r"hessians\[0\]"):
+                basins.quadratic_basins(np.zeros((2, 2)), [scale * bad, other])
+
+
+def test_the_rim_is_outside_and_the_first_of_two_equals_is_taken():
+    stop = basins.quadratic_basins([[0.0], [0.5]], [[[1.0]], [[1.0]]])
+    assert [int(stop(jnp.array([x]), 0.0)) for x in (-1.0, 1.5, 0.25)] == [0, 0, 1]
+
+
+def test_wilson_against_the_quadratic_equation():
+    """Its ends are where |k/n - p| = z sqrt(p (1 - p) / n)."""
+    z = scipy.stats.norm.ppf(0.975)
+    for k, n in ((0, 5), (1, 7), (3, 7), (7, 7), (40, 100)):
+        a, b, c = 1 + z**2 / n, -(2 * k / n + z**2 / n), (k / n) ** 2
+        expected = np.sort(np.roots([a, b, c]).real)
+        interval = basins.wilson_interval(k, n)
+        np.testing.assert_allclose(interval, expected, atol=2e-6)
+        assert interval[0] < interval[1]
+    assert basins.wilson_interval(0, 0).tolist() == [0, 1]
+
+
+def test_statistics_by_hand():
+    """Three seeds in basin 1, one in 2, two in 3; one undecided, two failed."""
+    found = basins.statistics(jnp.array([1, 3, 0, 1, 2, -1, 3, 1, -2]), np.int64(3))
+    assert found.counts.tolist() == [3, 1, 2]
+    np.testing.assert_allclose(found.fractions, [1 / 2, 1 / 6, 1 / 3], rtol=1e-6)
+    np.testing.assert_allclose(found.ratio, 3)
+    np.testing.assert_array_equal(found.running_ratio, [np.inf] * 4 + [2, 2, 2, 3, 3])
+    assert (int(found.num_undecided), int(found.num_failed)) == (1, 2)
+    low, high = np.float64(basins.wilson_interval(3, 4))
+    np.testing.assert_allclose(
+        found.ratio_interval, [low / (1 - low), high / (1 - high)], rtol=1e-5
+    )
+    np.testing.assert_allclose(found.intervals[1], basins.wilson_interval(1, 6))
+    one = basins.statistics(jnp.array([1, 1, 0]), 1)
+    assert one.counts.tolist() == [2]
+    assert one.ratio == jnp.inf
+    none = basins.statistics(jnp.array([0, -1]), 2)
+    assert jnp.isnan(none.fractions).all()
+    assert none.intervals.tolist() == [[0, 1], [0, 1]]
+
+
+raw = {name: inspect.unwrap(getattr(basins, name)) for name in basins.__all__}
+
+
+def test_the_whole_result_is_not_its_outcomes():
+    result = ensemble.run(
+        lambda x: x**2,
+        optax.sgd(0.1),
+        jnp.array(1.0),
+        jax.random.split(jax.random.key(0), 3),
+        num_steps=1,
+    )
+    with pytest.raises(TypeError, match=r"EnsembleResult: pass result.outcome"):
+        raw["statistics"](result, 2)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "2", None, True], ids=repr)
+def test_numbers_of_basins_labels_and_steps(wrong):
+    with pytest.raises((TypeError, ValueError), match="num_basins must be a whole number"):
+        raw["statistics"](jnp.array([1]), wrong)
+    label = lambda x, value: 1  # noqa: E731
+    for name in ("num_labels", "num_steps", "num_blocks", "burn_in"):
+        given = {"num_labels": 2, "num_steps": 5, name: wrong}
+        if name == "burn_in" and wrong == 0 and wrong is not True:
+            continue
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be a whole number"):
+            raw["dwell"](label, **given)
+    with pytest.raises(TypeError, match="label must be a function"):
+        raw["dwell"](3, 2, num_steps=5)
+
+
+@pytest.mark.parametrize("wrong", ["1", None, [True], 1j, jnp.array([0.5]), [[1]]], ids=repr)
+def test_outcomes_that_are_none(wrong):
+    with pytest.raises((TypeError, ValueError), match="outcome must be"):
+        raw["statistics"](wrong, 2)
+
+
+def test_counts_that_cannot_be():
+    with pytest.raises(ValueError, match="successes must be at most trials"):
+        raw["wilson_interval"](3, 2)
+    with pytest.raises(ValueError, match="successes must be real numbers at least 0"):
+        raw["wilson_interval"](-1, 2)
+    with pytest.raises(ValueError, match="prediction must be real numbers above 0"):
+        raw["z_score"]([1, 2], [1.0, 0.0])
+    with pytest.raises(ValueError, match="num_steps must be real numbers at least 0"):
+        raw["occupancy"]([[1, -2], [3, 4]])
+    for name in ("minimizers", "hessians"):
+        given = {"minimizers": np.zeros((1, 2)), "hessians": np.eye(2)[None], name: "x"}
+        with pytest.raises(TypeError, match=f"{name} must be real numbers"):
+            raw["quadratic_basins"](**given)
+
+
+def test_z_and_occupancy_by_hand():
+    z = basins.z_score(jnp.array([30, 50, 20]), jnp.array([1.0, 2.0, 1.0]))
+    np.testing.assert_allclose(z, [5 / np.sqrt(18.75), 0, -5 / np.sqrt(18.75)], rtol=1e-5)
+    times = basins.occupancy(jnp.array([[6, 2], [2, 2]]))
+    np.testing.assert_allclose(times.fractions, [2 / 3, 1 / 3], rtol=1e-6)
+    # pieces minus f T: 6 - 16/3, 2 - 8/3; error^2 = 2/1 (4/9 + 4/9) / 144
+    np.testing.assert_allclose(times.errors, np.sqrt(2 * 8 / 9 / 144), rtol=1e-5)
+    np.testing.assert_allclose(times.ratio, 2)
+    np.testing.assert_allclose(times.ratio_error, np.sqrt(2 * (4 + 4) / 16), rtol=1e-5)
+    assert times.num_samples == 2

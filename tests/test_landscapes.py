@@ -241,7 +241,7 @@ def test_many_points_at_once_are_refused():
 def test_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="at least 2; got 1"):
         landscapes.rosenbrock(1)
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="decay must be a number above 0"):
         landscapes.ackley(decay=0.0)
     with pytest.raises(ValueError, match="epsilon"):
         landscapes.two_basins(0.5)

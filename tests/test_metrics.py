@@ -1,5 +1,6 @@
 """The measures of condensation against loops, closed forms and extreme scales."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,6 +189,46 @@ class TestReport:
         assert page.count("<tr>") == 2
         assert "&lt;layer&gt;" in page
 
+    def test_near_copies_are_neurons_with_a_twin(self):
+        """Of six neurons two are alike, one is the opposite of another, two stand at cos .899."""
+        tilted = [0, 0, 0.899, np.sqrt(1 - 0.899**2)]
+        w = np.array([[1, 0, 0, 0], [5, 0.1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], tilted])
+        row = metrics.report({"w": np.float32(w).T})["w"]
+        assert abs(row.near_copies - 2 / 5) < 1e-6
+        w[4] = [0, 0, 0.901, np.sqrt(1 - 0.901**2)]
+        assert abs(metrics.report({"w": np.float32(w).T})["w"].near_copies - 4 / 5) < 1e-6
+
+    def test_gradients_are_told_apart(self):
+        g = np.zeros((8, 5), np.float32)
+        table = metrics.report(self.params, grads=jax.tree.map(np.zeros_like, self.params))
+        assert table["body/kernel"][-2:] == (1.0, 0.0)
+        g[:, 1:3] = np.float32(normal(8, 1, seed=3))  # two of five neurons, alike
+        grads = {"body": {"kernel": g, "bias": None}, "head": {"kernel": None, "steps": None}}
+        table = metrics.report(self.params, grads=grads)
+        np.testing.assert_allclose(table["body/kernel"][-2:], (3 / 5, 2 / 5), rtol=1e-6)
+        assert table["head/kernel"][-2:] == (1.0, 0.0)
+        assert str(table).split("\n")[0].endswith("copies  no grad  common g")
+        w = np.float32(normal(8, 5, seed=4))
+        expected = 5 * np.sum(w.mean(axis=1) ** 2) / np.sum(w**2)
+        for scale in (1, 1e-30, 1e30):
+            row = metrics.report({"w": w}, grads={"w": w * np.float32(scale)})["w"]
+            np.testing.assert_allclose(row.common_mode, expected, rtol=1e-5)
+        half = metrics.report({"w": w}, grads={"w": jnp.asarray(60000 + 0 * w, jnp.float16)})["w"]
+        np.testing.assert_allclose(half.common_mode, 1, rtol=1e-3)
+        with pytest.raises(ValueError, match="grads must be a tree like params; at 'w'"):
+            metrics.report({"w": w}, grads={"w": w.T})
+
+    def test_a_whole_equinox_model(self):
+        model = eqx.nn.MLP(3, 4, 6, 1, key=jax.random.key(0))
+        grads = eqx.filter_grad(lambda m: jnp.sum(m(jnp.ones(3))))(model)
+        table = metrics.report(model, neuron_axes=NeuronAxes(0), grads=grads)
+        assert list(table) == ["layers/0/weight", "layers/1/weight"]
+        assert table["layers/0/weight"][:2] == (6, 3)
+        alone = metrics.report({"w": model.layers[0].weight}, neuron_axes=NeuronAxes(0))["w"]
+        assert table["layers/0/weight"][:7] == alone[:7]
+        assert table["layers/1/weight"].common_mode > 0.99  # every output is pushed alike
+        assert metrics.report({"w": jnp.eye(3), "f": jnp.tanh, "n": None, "s": "x"}).keys() == {"w"}
+
     def test_nothing_to_report(self):
         assert metrics.report({}) == {}
         assert len(str(metrics.report({})).split("\n")) == 1
@@ -207,3 +248,29 @@ def test_derivative_of_neurons_computed_in_the_same_program():
         ends = [jax.vmap(metrics.weight_correlation)(w + h * w[:, ::-1]) for h in (-step, step)]
         expected = (ends[1] - ends[0]) / (2 * step)
     np.testing.assert_allclose(slopes, expected, rtol=1e-4)
+
+
+def test_complex_neurons_have_a_hermitian_product():
+    """A phase is no difference; the real and imaginary parts alone say something else."""
+    a, b = normal(2, 4) + 1j * normal(2, 4, seed=1)
+    w = jnp.asarray([a, 3j * a, b], jnp.complex64)
+    cosines = metrics.cosine_similarity(w)
+    inner = np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose(cosines[0, 2], inner, atol=1e-6)
+    np.testing.assert_allclose(cosines[0, 1], 1j, atol=1e-6)
+    np.testing.assert_allclose(cosines, cosines.conj().T, atol=1e-6)
+    np.testing.assert_allclose(metrics.neuron_similarity(w), 1, atol=1e-6)
+    expected = (1 + 2 * abs(inner)) / 3
+    np.testing.assert_allclose(metrics.weight_correlation(w), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.effective_rank(w[:2]), 1, atol=1e-3)
+    assert metrics.entropy(w).dtype == jnp.float32
+    assert metrics.cosine_similarity(jnp.zeros((2, 3), jnp.complex64)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_under_strict_promotion():
+    w = jnp.asarray(normal(4, 6), jnp.float32)
+    with jax.numpy_dtype_promotion("strict"):
+        values = [measure(w) for measure in MEASURES]
+        metrics.report({"w": w}, grads={"w": w})
+        metrics.cosine_similarity(jax.lax.complex(w, w))
+    np.testing.assert_allclose(values, [measure(w) for measure in MEASURES])

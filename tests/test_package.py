@@ -51,8 +51,10 @@ LAYERS = {
     "descent": {"hamiltonians", "bounces", "descent_state", "descent_checks", "dynamics"},
     "time_step": {"_keys", "trees"},
     "lanes": {"_batching"},
-    "_workers": {"lanes"},
-    "ensemble": {"lanes", "_workers"},
+    "_programs": {"lanes"},
+    "_problem": {"lanes", "_programs"},
+    "_workers": {"lanes", "_programs"},
+    "ensemble": {"lanes", "_problem", "_workers"},
     "basins": set(),
 }
 

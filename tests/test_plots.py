@@ -1,7 +1,9 @@
 """Pictures: they return axes, draw the right numbers, and leave Matplotlib alone."""
 
+import inspect
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -262,3 +264,132 @@ def test_without_matplotlib_the_error_says_what_to_install():
     check = "import sys; sys.modules['matplotlib'] = None; import kinopt.plots"
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert "pip install 'kinopt[plots]'" in result.stderr
+
+
+def test_plots_are_found_when_they_are_asked_for():
+    check = (
+        "import sys, kinopt; assert 'matplotlib' not in sys.modules;"
+        "kinopt.plots.PALETTE; assert 'matplotlib.figure' in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+    check = "import sys; sys.modules['matplotlib'] = None; import kinopt; kinopt.plots"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert "pip install 'kinopt[plots]'" in result.stderr
+    with pytest.raises(AttributeError, match="no attribute 'plot'"):
+        kinopt.plot  # noqa: B018
+
+
+def fake_stats(values):
+    values = np.asarray(values, float)
+    return SimpleNamespace(
+        potential=values, energy=values, speed=values, speed_limit=values, num_bounces=0 * values
+    )
+
+
+DRAW = {  # name: a picture of so many numbers, whatever they are
+    "heatmap": lambda x: plots.similarity_heatmap(np.reshape(x, (-1, 2)), sort=True),
+    "heatmaps": lambda x: plots.similarity_heatmaps({"a": {"b": np.reshape(x, (-1, 2))}})[0, 0],
+    "training": lambda x: plots.training_curves(np.arange(len(x)), {"a": x, "b": [x, x]}),
+    "losses": lambda x: plots.loss_curves(np.arange(len(x)), {"a": x, "b": [x, x]}),
+    "profiles": lambda x: plots.solution_profiles(np.arange(len(x)), {"a": x}, exact={"b": x}),
+    "ratio": lambda x: plots.running_ratio(x, interval=[1.0, 2.0]),
+    "histogram": lambda x: plots.potential_histogram(x, [0.5, 1, 2], [0.5, 0.5]),
+    "paths": lambda x: plots.trajectories(
+        bowl, [np.reshape(x, (-1, 2))], domain=[[-1, -1], [1, 1]]
+    ),
+    "energy": lambda x: plots.energy_curve(fake_stats(x)),
+    "speed": lambda x: plots.speed_curve(fake_stats(x)),
+}
+
+
+@pytest.mark.parametrize("values", [[], [np.nan] * 4], ids=["empty", "nan"])
+@pytest.mark.parametrize("name", DRAW)
+def test_nothing_is_drawn_with_a_note(name, values):
+    axes = DRAW[name](values)
+    assert any("nothing to draw" in text.get_text() for text in axes.texts)
+    axes.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 1e-30])
+@pytest.mark.parametrize("name", DRAW)
+def test_constants_are_drawn(name, value):
+    axes = DRAW[name]([value] * 4)
+    noted = any("nothing to draw" in text.get_text() for text in axes.texts)
+    assert noted == (name == "histogram" and value != 1.0)
+    axes.figure.canvas.draw()
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda x: 0 * x[0], lambda x: x[0] * np.nan, lambda x: 1e30 * x[0]]
+)
+def test_landscapes_without_contours_are_plains(loss):
+    axes = plots.trajectories(loss, np.array([[0.0, 0.0], [1.0, 2.0]]))
+    assert len(axes.lines) == 1
+    axes.figure.canvas.draw()
+
+
+def test_no_curves_at_all():
+    for draw in (plots.training_curves, plots.loss_curves, plots.solution_profiles):
+        axes = draw([0, 1], {})
+        assert "nothing to draw" in axes.texts[0].get_text()
+        axes.figure.canvas.draw()
+
+
+WRONG = {
+    "weights": lambda x: plots.similarity_heatmap(x),
+    "weights ": lambda x: plots.similarity_heatmaps({"a": {"b": x}}),
+    "curves": lambda x: plots.training_curves([1, 2], {"a": x}),
+    "curves ": lambda x: plots.loss_curves([1, 2], {"a": x}),
+    "profiles": lambda x: plots.solution_profiles([1, 2], {"a": x}),
+    "x": lambda x: plots.solution_profiles(x, {"a": [1, 2]}),
+    "exact": lambda x: plots.solution_profiles([1, 2], {"a": [1, 2]}, exact={"a": x}),
+    "steps": lambda x: plots.training_curves(x, {"a": [1, 2]}),
+    "ratio": lambda x: plots.running_ratio(x),
+    "runs": lambda x: plots.running_ratio([1.0, 2.0], runs=x),
+    "interval": lambda x: plots.running_ratio([1.0, 2.0], interval=x),
+    "values": lambda x: plots.potential_histogram(x, [0, 1]),
+    "edges": lambda x: plots.potential_histogram([1], x),
+    "predicted": lambda x: plots.potential_histogram([1], [0, 1, 2], x),
+    "paths": lambda x: plots.trajectories(bowl, [x]),
+    "domain": lambda x: plots.trajectories(bowl, [[[0, 0], [1, 1]]], domain=x),
+    "stats": lambda x: plots.energy_curve(SimpleNamespace(potential=x)),
+    "stats ": lambda x: plots.speed_curve(SimpleNamespace(speed=x)),
+}
+
+
+@pytest.mark.parametrize("wrong", ["abc", [1j, 2.0], ["a", "b"], [[1.0], [1.0, 2.0]]], ids=str)
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_number_is_refused_by_name(name, wrong):
+    with pytest.raises(TypeError, match=f"{name.strip()}.* must be an array of real numbers; got"):
+        WRONG[name](wrong)
+
+
+def test_lengths_that_do_not_fit_are_refused_by_name():
+    for draw in (plots.training_curves, plots.loss_curves):
+        with pytest.raises(ValueError, match=r"curves\['a'\] must have shape \[2\]"):
+            draw([1, 2], {"a": [1, 2, 3]})
+        with pytest.raises(TypeError, match="curves must be a mapping"):
+            inspect.unwrap(draw)([1, 2], [1, 2])
+    for wrong in ({"runs": [1]}, {"interval": [1, 2, 3]}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must have"):
+            plots.running_ratio([1.0, 2.0], **wrong)
+    with pytest.raises(ValueError, match="edges must increase"):
+        plots.potential_histogram([1], [1, 0])
+    with pytest.raises(ValueError, match="predicted must have a fraction"):
+        plots.potential_histogram([1], [0, 1], [0.5, 0.5])
+    with pytest.raises(ValueError, match="domain must be the lower and upper"):
+        plots.trajectories(bowl, [[[0, 0]]], domain=[[1, 1], [0, 0]])
+    for paths in ([], np.zeros((0, 2)), [[[np.nan, 0.0]]]):
+        with pytest.raises(ValueError, match="paths has no finite point"):
+            plots.trajectories(bowl, paths)
+    for draw in (plots.energy_curve, plots.speed_curve):
+        with pytest.raises(TypeError, match=r"stats must be a kinopt.ECDStats"):
+            draw([1.0])
+        with pytest.raises(ValueError, match="must have 1 axes"):
+            draw(SimpleNamespace(potential=1.0, speed=1.0))
+        with pytest.raises(ValueError, match="steps must have one entry"):
+            draw(fake_stats([1.0, 2.0]), steps=[1])
+    with pytest.raises(TypeError, match="loss_fn must be a function"):
+        inspect.unwrap(plots.landscape_surface)(3)
+    with pytest.raises(ValueError, match="no finite value in the domain"):
+        plots.landscape_surface(lambda x: x[0] * np.nan, domain=[[0, 0], [1, 1]])

@@ -233,7 +233,7 @@ def test_the_volume_grows_as_the_logarithm_of_the_depth():
         slope = np.diff(volumes) / np.diff(np.log(1 / v_min))
         expected = sphere_area(n) ** 2 * 2 ** (n / 2 - 1) * 2.0 ** (n - 1)
         np.testing.assert_allclose(slope, expected, rtol=1e-10)
-    assert basin_volume(0.0, np.ones(2), 1.0) == jnp.inf
+    assert jnp.isnan(basin_volume(0.0, np.ones(2), 1.0))
 
 
 @pytest.mark.parametrize("n", [2, 7, 1000])
@@ -268,8 +268,8 @@ def test_eq_18_the_ratio_of_the_two_basins():
         ]
         assert deeper == pytest.approx(np.exp(volumes[0] - volumes[1]), rel=1e-12)
         assert jax.grad(theory.basin_ratio, argnums=2)(wide, narrow, v_min, v_min) < 0
-    assert basin_ratio(wide, narrow, 0.0, 1e-3) == jnp.inf
-    assert basin_ratio(wide, narrow, 1e-3, 0.0) == 0
+    assert jnp.isnan(basin_ratio(wide, narrow, 0.0, 1e-3))
+    assert jnp.isnan(basin_ratio(wide, narrow, 1e-3, 0.0))
 
 
 def test_volumes_under_jit_and_vmap():
@@ -452,7 +452,7 @@ def test_theorem_3_1_is_eq_9():
     np.testing.assert_allclose(bound, 0.1 + np.sqrt((250 + np.log(1e6)) / 19_998), rtol=1e-14)
     many = theory.pac_bayes_bound(jnp.zeros(3), jnp.asarray([1.0, 2.0, 3.0]), 10_000)
     assert jnp.all(jnp.diff(many) > 0)
-    with pytest.raises(ValueError, match="at least 2, got 1"):
+    with pytest.raises(ValueError, match="at least 2; got 1"):
         theory.pac_bayes_bound(0.1, 1.0, 1)
     with pytest.raises(ValueError, match="between 0 and 1"):
         theory.pac_bayes_bound(0.1, 1.0, 100, delta=1.0)

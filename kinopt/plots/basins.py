@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kinopt.plots._axes import PALETTE, Axes, color_of, finished, new_axes
+from kinopt.plots._axes import PALETTE, Axes, as_numbers, color_of, finished, new_axes, noted
 
 __all__ = ["potential_histogram", "running_ratio"]
 
@@ -38,17 +38,30 @@ def running_ratio(
         predictions: For each name in the legend, the value of a horizontal line.
 
     Returns:
-        The axes; the first line is the ratio.
+        The axes; the first line is the ratio. A note where no ratio is finite.
+
+    Raises:
+        TypeError: What is given are no numbers.
+        ValueError: Shapes do not fit.
     """
-    ax = new_axes(ax)
-    ratio = np.asarray(ratio, dtype=np.float64)
-    runs = np.arange(1, 1 + len(ratio)) if runs is None else np.asarray(runs)
+    ratio = as_numbers("ratio", ratio, ndim=1)
+    runs = np.arange(1, 1 + len(ratio)) if runs is None else as_numbers("runs", runs, ndim=1)
+    if len(runs) != len(ratio):
+        raise ValueError(
+            f"runs must have an entry for each of {len(ratio)} ratios; got {len(runs)}."
+        )
+    ax = noted(new_axes(ax), ratio, what="ratio")
     ax.plot(runs, ratio, color=PALETTE[0], linewidth=1.6, label="runs so far")
     logarithmic = len(runs) > 0 and runs[-1] > PAPER_RUNS
     settled = runs > (SETTLED if logarithmic else len(runs) / 4)  # the first runs jump about
     levels = list(ratio[settled])  # what must be seen
-    if interval is not None:
-        low, high = np.broadcast_to(np.asarray(interval, np.float64), (len(ratio), 2)).T
+    ends = None if interval is None else as_numbers("interval", interval)
+    if ends is not None and ends.shape not in ((2,), (len(ratio), 2)):
+        raise ValueError(
+            f"interval must have shape [2] or [{len(ratio)}, 2]; got {list(ends.shape)}."
+        )
+    if ends is not None and len(ratio):
+        low, high = np.broadcast_to(ends, (len(ratio), 2)).T
         ax.fill_between(runs, low, high, color=PALETTE[0], alpha=0.2, linewidth=0, label="95 %")
         levels += [low[-1], high[-1]]
     for number, (name, value) in enumerate((predictions or {}).items(), start=1):
@@ -57,7 +70,7 @@ def running_ratio(
         levels.append(value)
     levels = [level for level in levels if np.isfinite(level)]
     if levels:
-        margin = 0.25 * (max(levels) - min(levels)) + 0.02 * max(levels)
+        margin = 0.25 * (max(levels) - min(levels)) + 0.02 * max(levels) or 1.0
         ax.set_ylim(max(0, min(levels) - margin), max(levels) + margin)
     if logarithmic:
         ax.set(xscale="log", xlim=(SETTLED / 3, runs[-1]))
@@ -83,17 +96,32 @@ def potential_histogram(
         ax: Where to draw; None makes a new figure.
 
     Returns:
-        The axes; the first patch is what was visited, the second the prediction.
+        The axes; the first patch is what was visited, the second the prediction. A note where no
+        value is in the bins.
+
+    Raises:
+        TypeError: What is given are no numbers.
+        ValueError: The edges do not increase, or the prediction has another number of bins.
     """
-    ax = new_axes(ax)
-    edges = np.asarray(edges, dtype=np.float64)
-    counts, _ = np.histogram(np.ravel(np.asarray(values)), edges)
+    edges = as_numbers("edges", edges, ndim=1)
+    if len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise ValueError(f"edges must increase, and bound at least one bin; got {edges}.")
+    counts, _ = np.histogram(np.ravel(as_numbers("values", values)), edges)
+    if predicted is not None:
+        predicted = as_numbers("predicted", predicted, ndim=1)
+        if len(predicted) != len(counts):
+            raise ValueError(
+                f"predicted must have a fraction for each of {len(counts)} bins; got "
+                f"{len(predicted)}."
+            )
+    seen = np.zeros(counts.sum())
+    ax = noted(new_axes(ax), seen, what="values, in the bins")
     logarithmic = edges[0] > 0 and edges[-1] > 100 * edges[0]
     widths = np.diff(np.log(edges) if logarithmic else edges)
     fractions = counts / max(1, counts.sum())
     ax.stairs(fractions / widths, edges, fill=True, color=PALETTE[0], alpha=0.35, label="visited")
     if predicted is not None:
-        density = np.asarray(predicted) / widths
+        density = predicted / widths
         ax.stairs(density, edges, baseline=None, color="black", linewidth=1.4, label="predicted")
     if logarithmic:
         ax.set_xscale("log")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kinopt.plots._axes import Axes, color_of, finished, new_axes
+from kinopt.plots._axes import Axes, as_curves, as_numbers, color_of, finished, new_axes, noted
 
 __all__ = ["loss_curves", "solution_profiles", "training_curves"]
 
@@ -25,11 +25,17 @@ def training_curves(
         ax: Where to draw; None makes a new figure.
 
     Returns:
-        The axes, with one line for each curve.
+        The axes, with one line for each curve; a note where there is nothing to see.
+
+    Raises:
+        TypeError: What is given are no numbers.
+        ValueError: A curve has another number of points than there are steps.
     """
-    ax = new_axes(ax)
-    for number, (name, values) in enumerate(curves.items()):
-        values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    steps = as_numbers("steps", steps, ndim=1)
+    lines = as_curves("curves", curves, len(steps))
+    ax = noted(new_axes(ax), *lines.values(), what="curves")
+    for number, (name, values) in enumerate(lines.items()):
+        values = np.where(np.isfinite(values), values, np.nan)  # a gap in the line
         mean, num_seeds = values.mean(axis=0), len(values)
         color = color_of(number)
         ax.plot(steps, mean, color=color, label=name, linewidth=1.6)
@@ -51,11 +57,16 @@ def loss_curves(steps: Any, curves: Mapping[str, Any], ax: Axes | None = None) -
         ax: Where to draw; None makes a new figure.
 
     Returns:
-        The axes, with one line for each curve.
+        The axes, with one line for each curve; a note where there is nothing to see.
+
+    Raises:
+        TypeError: What is given are no numbers.
+        ValueError: A curve has another number of points than there are steps.
     """
-    ax = new_axes(ax)
-    for number, (name, values) in enumerate(curves.items()):
-        values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    steps = as_numbers("steps", steps, ndim=1)
+    losses = as_curves("curves", curves, len(steps))
+    ax = noted(new_axes(ax), *losses.values(), what="curves")
+    for number, (name, values) in enumerate(losses.items()):
         values = np.where(np.isnan(values), np.inf, values)
         # "nearest": a quartile half way to a diverged seed would be infinite.
         low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0, method="nearest")
@@ -64,11 +75,11 @@ def loss_curves(steps: Any, curves: Mapping[str, Any], ax: Axes | None = None) -
         if len(values) > 1:
             high = np.minimum(high, np.finfo(np.float64).max)  # to the top of the picture
             ax.fill_between(steps, low, high, color=color, alpha=0.2, linewidth=0)
-    lines = np.concatenate([line.get_ydata() for line in ax.lines])
+    lines = np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata()) for line in ax.lines)])
     lines = lines[np.isfinite(lines) & (lines > 0)]
     if lines.size:
         ax.set_ylim(lines.min() / 3, lines.max() * 3)
-    ax.set_yscale("log")
+        ax.set_yscale("log")
     return finished(ax, "step", "loss")
 
 
@@ -90,16 +101,23 @@ def solution_profiles(
         exact: For each name in the legend [points]: dashed lines on top.
 
     Returns:
-        The axes; lines for all runs of the first name, then of the next, then the exact ones.
+        The axes; lines for all runs of the first name, then of the next, then the exact ones. A
+        note where there is nothing to see.
+
+    Raises:
+        TypeError: What is given are no numbers.
+        ValueError: A profile has another number of points than there are places.
     """
-    ax = new_axes(ax)
-    for number, (name, values) in enumerate(profiles.items()):
-        runs = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    x = as_numbers("x", x, ndim=1)
+    drawn = as_curves("profiles", profiles, len(x))
+    dashed = as_curves("exact", {} if exact is None else exact, len(x))
+    ax = noted(new_axes(ax), *drawn.values(), *dashed.values(), what="profiles")
+    for number, (name, runs) in enumerate(drawn.items()):
         faint = 1.0 if len(runs) == 1 else 0.5
         for line, run in enumerate(runs):
             label = None if line else name  # one entry in the legend
             ax.plot(x, run, color=color_of(number), linewidth=1.2, alpha=faint, label=label)
-    for number, (name, values) in enumerate((exact or {}).items()):
+    for number, (name, values) in enumerate(dashed.items()):
         style = ("--", ":", "-.")[number % 3]
-        ax.plot(x, np.asarray(values), style, color="black", linewidth=1.2, label=name)
+        ax.plot(x, values.T, style, color="black", linewidth=1.2, label=name)
     return finished(ax, "x", "u")

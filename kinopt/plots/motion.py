@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinopt.plots._axes import PALETTE, Axes, color_of, finished, new_axes, new_figure
+from kinopt._checks import check_function, shown
+from kinopt.plots._axes import (
+    PALETTE,
+    Axes,
+    as_numbers,
+    color_of,
+    finished,
+    new_axes,
+    new_figure,
+    noted,
+)
 
 __all__ = ["energy_curve", "landscape_surface", "speed_curve", "trajectories"]
 
@@ -25,6 +35,17 @@ def _heights(loss_fn: Callable[[Any], Any], low: Any, high: Any) -> tuple[np.nda
     return x, y, np.asarray(jax.vmap(jax.vmap(loss_fn))(points))
 
 
+def _box(domain: Any) -> np.ndarray:
+    """The corners of what is drawn, [2, 2]."""
+    corners = as_numbers("domain", domain)
+    if corners.shape != (2, 2) or not (corners[0] < corners[1]).all():
+        raise ValueError(
+            f"domain must be the lower and upper corner of a rectangle, [[-2, -2], [2, 2]]; "
+            f"got {domain!r}."
+        )
+    return corners
+
+
 def landscape_surface(loss_fn: Any, ax: Axes | None = None, *, domain: Any = None) -> Axes:
     """A landscape of two parameters in perspective.
 
@@ -39,8 +60,10 @@ def landscape_surface(loss_fn: Any, ax: Axes | None = None, *, domain: Any = Non
         The axes.
 
     Raises:
+        TypeError: The landscape is no function.
         ValueError: There is no domain, or the axes are flat.
     """
+    check_function("loss_fn", loss_fn, "x [2] -> loss []")
     domain = getattr(loss_fn, "domain", None) if domain is None else domain
     if np.shape(domain) != (2, 2):
         raise ValueError(
@@ -50,7 +73,9 @@ def landscape_surface(loss_fn: Any, ax: Axes | None = None, *, domain: Any = Non
     ax = new_figure().add_subplot(projection="3d") if ax is None else ax
     if not hasattr(ax, "plot_surface"):
         raise ValueError("a surface needs axes made with projection='3d'; these are flat.")
-    x, y, heights = _heights(loss_fn, *np.asarray(domain))
+    x, y, heights = _heights(loss_fn, *_box(domain))
+    if not np.isfinite(heights).any():
+        raise ValueError("loss_fn has no finite value in the domain: there is nothing to draw.")
     ax.plot_surface(  # pyright: ignore[reportAttributeAccessIssue]
         *np.meshgrid(x, y), heights, cmap="viridis", rcount=GRID, ccount=GRID, linewidth=0
     )
@@ -85,11 +110,14 @@ def trajectories(
         The axes, with one line for each path, then one for each outline.
 
     Raises:
-        ValueError: A path is not in the plane, or there are minimizers without Hessians.
+        TypeError: What is given are no numbers, or the landscape is no function.
+        ValueError: A path is not in the plane, no point is finite and there is no domain, or there
+            are minimizers without Hessians.
     """
+    check_function("loss_fn", loss_fn, "x [2] -> loss []")
     if getattr(paths, "ndim", 3) == 2:
         paths = [paths]
-    paths = [np.asarray(path) for path in paths]
+    paths = [as_numbers("paths", path) for path in paths]
     for path in paths:
         if path.ndim != 2 or path.shape[1] != 2:
             raise ValueError(
@@ -98,15 +126,18 @@ def trajectories(
             )
     if (minimizers is None) != (hessians is None):
         raise ValueError("an outline needs both: give minimizers and hessians, or neither.")
-    ax = new_axes(ax)
-    low, high = _corners(paths) if domain is None else np.asarray(domain)
+    low, high = _corners(paths) if domain is None else _box(domain)
+    ax = noted(new_axes(ax), *paths, what="paths")
     x, y, heights = _heights(loss_fn, low, high)
-    above = heights - heights.min()
-    smallest = np.quantile(above, 1e-3)
-    logarithm = np.log(above + smallest)
-    levels = np.linspace(logarithm.min(), logarithm.max(), len(GREYS) + 1)
-    ax.contourf(x, y, logarithm, levels, colors=GREYS)
-    for number, path in enumerate(paths):
+    heights = np.where(np.isfinite(heights), heights, np.nan)
+    known = heights[~np.isnan(heights)]
+    if known.size and known.max() > known.min():  # a plain has no contours
+        above = known - known.min()
+        smallest = np.quantile(above, 1e-3) or above[above > 0].min()
+        logarithm = np.log(heights - known.min() + smallest)
+        levels = np.linspace(np.nanmin(logarithm), np.nanmax(logarithm), len(GREYS) + 1)
+        ax.contourf(x, y, logarithm, levels, colors=GREYS)
+    for number, path in enumerate(path for path in paths if len(path)):
         color = color_of(number)
         ax.plot(*path.T, color=color, linewidth=0.9, alpha=0.9)
         ax.scatter(*path[0], s=45, facecolors="white", edgecolors=color, zorder=3)
@@ -127,8 +158,10 @@ def trajectories(
 
 def _corners(paths: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """A box around all finite points, with a margin."""
-    points = np.concatenate(paths)
+    points = np.concatenate([np.zeros((0, 2)), *paths])
     points = points[np.isfinite(points).all(axis=1)]
+    if not len(points):
+        raise ValueError("paths has no finite point: say what to draw, domain=[[-2, -2], [2, 2]].")
     margin = 0.1 * np.ptp(points, axis=0).max() + 1e-3
     return points.min(axis=0) - margin, points.max(axis=0) + margin
 
@@ -147,14 +180,20 @@ def energy_curve(stats: Any, ax: Axes | None = None, *, steps: Any = None) -> Ax
 
     Returns:
         The axes; the first line is the potential, the second the energy. An energy that is not
-        positive, as a separable Hamiltonian's may be, is out of the picture.
+        positive, as a separable Hamiltonian's may be, is out of the picture. A note where no
+        potential is finite.
+
+    Raises:
+        TypeError: These are no statistics.
+        ValueError: They have no axis of steps, or another length than `steps`.
     """
-    ax = new_axes(ax)
-    steps = np.arange(len(stats.potential)) if steps is None else np.asarray(steps)
-    ax.plot(steps, np.asarray(stats.potential), color=PALETTE[0], linewidth=1.2, label="V")
+    seen, steps = _along(stats, "potential", steps)
+    ax = noted(new_axes(ax), seen, what="stats.potential")
+    ax.plot(steps, seen, color=PALETTE[0], linewidth=1.2, label="V")
     ax.plot(steps, np.asarray(stats.energy), "--", color=PALETTE[5], linewidth=1.2, label="E")
     _mark_bounces(ax, steps, stats)
-    ax.set_yscale("log")
+    if (seen > 0).any():
+        ax.set_yscale("log")
     return finished(ax, "step", "energy")
 
 
@@ -170,23 +209,45 @@ def speed_curve(stats: Any, ax: Axes | None = None, *, steps: Any = None) -> Axe
         steps: As in `energy_curve`.
 
     Returns:
-        The axes; the first line is the speed, the second its limit, if there is one.
+        The axes; the first line is the speed, the second its limit, if there is one. A note where
+        no speed is finite.
+
+    Raises:
+        TypeError: These are no statistics.
+        ValueError: They have no axis of steps, or another length than `steps`.
     """
-    ax = new_axes(ax)
-    steps = np.arange(len(stats.speed)) if steps is None else np.asarray(steps)
-    ax.plot(steps, np.asarray(stats.speed), color=PALETTE[2], linewidth=1.2, label="speed")
+    seen, steps = _along(stats, "speed", steps)
+    ax = noted(new_axes(ax), seen, what="stats.speed")
+    ax.plot(steps, seen, color=PALETTE[2], linewidth=1.2, label="speed")
     limit = np.asarray(stats.speed_limit, dtype=np.float64)
     if np.isfinite(limit).any():
         ax.plot(steps, limit, "--", color="black", linewidth=1.0, label="limit")
     _mark_bounces(ax, steps, stats)
-    ax.set_yscale("log")
+    if (seen > 0).any():
+        ax.set_yscale("log")
     return finished(ax, "step", r"$|d\theta/dt|$")
+
+
+def _along(stats: Any, field: str, steps: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A field of the statistics along a descent, and the steps they were taken at."""
+    if not hasattr(stats, field):
+        raise TypeError(
+            f"stats must be a kinopt.ECDStats with an axis of steps, as jax.lax.scan stacks what "
+            f"kinopt.ecd_stats finds; got {shown(stats)}."
+        )
+    seen = as_numbers(f"stats.{field}", getattr(stats, field), ndim=1)
+    steps = np.arange(len(seen)) if steps is None else as_numbers("steps", steps, ndim=1)
+    if len(steps) != len(seen):
+        raise ValueError(
+            f"steps must have one entry for each of the {len(seen)} statistics; got {len(steps)}."
+        )
+    return seen, steps
 
 
 def _mark_bounces(ax: Axes, steps: np.ndarray, stats: Any) -> None:
     """A thin line at each step that added a bounce."""
     count = np.asarray(stats.num_bounces)
-    bounced = count > np.concatenate([[0], count[:-1]])
+    bounced = np.diff(count, prepend=0) > 0
     for number, step in enumerate(steps[bounced]):
         label = None if number else "bounce"
         ax.axvline(step, color="0.75", linewidth=0.7, zorder=0, label=label)

@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from kinopt._checks import shown
 from kinopt.metrics import cosine_similarity, weight_correlation
-from kinopt.plots._axes import Axes, Figure, new_axes, new_figure
+from kinopt.plots._axes import Axes, Figure, as_numbers, new_axes, new_figure, noted
 
 __all__ = ["similarity_heatmap", "similarity_heatmaps"]
 
@@ -28,22 +29,26 @@ def similarity_heatmap(
         colorbar: Whether to add the scale.
 
     Returns:
-        The axes; `ax.images[0]` holds the matrix.
+        The axes; `ax.images[0]` holds the matrix. A note where there is no finite cosine.
 
     Raises:
+        TypeError: The weights are not real numbers.
         ValueError: The weights are not a matrix.
     """
+    rows = as_numbers("weights", weights)
     if np.ndim(weights) != 2:
         raise ValueError(
             f"weights must have one row for each neuron, got shape {np.shape(weights)}; reshape "
             "a kernel with `kernel.reshape(-1, kernel.shape[-1]).T`."
         )
-    cosines = np.asarray(cosine_similarity(jnp.asarray(weights, dtype=float)))
+    cosines = np.asarray(cosine_similarity(jnp.asarray(rows, dtype=float)))
+    if not rows.size:
+        cosines = np.full((1, 1), np.nan)
     if sort:
-        shared = np.linalg.eigh(cosines)[1][:, -1]
+        shared = np.linalg.eigh(np.nan_to_num(cosines))[1][:, -1]
         order = np.argsort(shared, kind="stable")
         cosines = cosines[np.ix_(order, order)]
-    ax = new_axes(ax)
+    ax = noted(new_axes(ax), cosines, what="weights")
     image = ax.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     ax.set(xlabel="neuron", ylabel="neuron")
     ax.spines[:].set_visible(False)
@@ -67,8 +72,13 @@ def similarity_heatmaps(
         The axes, [lines, columns]. Over each map stands its mean |cos|.
 
     Raises:
+        TypeError: What is given is no mapping of mappings to real numbers.
         ValueError: The lines differ in their columns.
     """
+    if not (isinstance(weights, Mapping) and all(isinstance(w, Mapping) for w in weights.values())):
+        raise TypeError(
+            f"weights must be a mapping of mappings, {{line: {{column: w}}}}; got {shown(weights)}."
+        )
     columns = list(next(iter(weights.values()), {}))
     if not columns or any(list(line) != columns for line in weights.values()):
         raise ValueError(

@@ -1,18 +1,23 @@
 """Why neurons that differ should generalize better (KO paper, section 3.4)."""
 
+from typing import SupportsFloat, SupportsIndex
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import xlog1py
 from jax.typing import ArrayLike
 
+from kinopt._checks import check_count, check_number, check_numbers, is_plain
 from kinopt.theory._numerics import floating
 
 __all__ = ["correlation_kl", "pac_bayes_bound"]
 
 
 def pac_bayes_bound(
-    empirical_loss: ArrayLike, kl: ArrayLike, num_samples: int, delta: float = 0.05
+    empirical_loss: ArrayLike,
+    kl: ArrayLike,
+    num_samples: SupportsIndex,
+    delta: SupportsFloat = 0.05,
 ) -> jax.Array:
     """A bound on the expected loss (KO paper, Theorem 3.1, Eq. 9).
 
@@ -23,8 +28,8 @@ def pac_bayes_bound(
     with probability 1 - delta over the draw of m training samples, for a loss in [0, 1].
 
     Args:
-      empirical_loss: E_Q[L_S], the training loss averaged over the posterior Q.
-      kl: KL(Q || P) in nats, of the posterior from a prior chosen before the data were seen.
+      empirical_loss: E_Q[L_S] in [0, 1], the training loss averaged over the posterior Q.
+      kl: KL(Q || P) >= 0 in nats, of the posterior from a prior chosen before the data were seen.
       num_samples: m >= 2.
       delta: in (0, 1).
 
@@ -32,20 +37,25 @@ def pac_bayes_bound(
       The right-hand side.
 
     Raises:
-      ValueError: if `num_samples` or `delta` is out of range.
+      TypeError: if an argument is no number.
+      ValueError: if one is out of range.
 
     >>> round(float(pac_bayes_bound(0.02, kl=500.0, num_samples=60_000)), 4)
     0.0854
     """
-    if num_samples < 2:
-        raise ValueError(f"the bound needs num_samples of at least 2, got {num_samples}")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta is a probability between 0 and 1, got {delta}")
+    samples = check_count("num_samples", num_samples, least=2, optional=False)
+    check_number("delta", delta, above=0)
+    if is_plain(delta) and float(delta) >= 1:
+        raise ValueError(f"delta is a probability between 0 and 1; got {delta}.")
+    check_numbers("empirical_loss", empirical_loss, least=0, most=1)
+    check_numbers("kl", kl, least=0)
     empirical_loss, kl = floating(empirical_loss, kl)
-    return empirical_loss + jnp.sqrt((kl + np.log(num_samples / delta)) / (2 * num_samples - 2))
+    return empirical_loss + jnp.sqrt((kl + jnp.log(samples / delta)) / (2 * samples - 2))
 
 
-def correlation_kl(weight_correlation: ArrayLike, neurons: int, features: int) -> jax.Array:
+def correlation_kl(
+    weight_correlation: ArrayLike, neurons: SupportsIndex, features: SupportsIndex
+) -> jax.Array:
     """The part of KL(Q || P) that falls with the weight correlation (KO paper, Theorem 3.2).
 
     $$
@@ -62,10 +72,14 @@ def correlation_kl(weight_correlation: ArrayLike, neurons: int, features: int) -
     Args:
       weight_correlation: rho in [0, 1], as `kinopt.metrics.weight_correlation` measures it.
       neurons: rows of the layer, >= 1.
-      features: weights of a neuron.
+      features: weights of a neuron, >= 1.
 
     Returns:
       The second line of the equation, in nats; for a network, add up its layers.
+
+    Raises:
+      TypeError: if an argument is no number.
+      ValueError: if one is out of range.
 
     Reference: Jin et al., "How does Weight Correlation Affect the Generalisation Ability of Deep
     Neural Networks?", NeurIPS 2020, where Theorem 3.2 comes from.
@@ -73,6 +87,8 @@ def correlation_kl(weight_correlation: ArrayLike, neurons: int, features: int) -
     >>> [round(correlation_kl(rho, neurons=10, features=64).item()) for rho in (0.0, 0.1, 0.3)]
     [0, 10, 61]
     """
+    check_numbers("weight_correlation", weight_correlation, least=0, most=1)
+    others = check_count("neurons", neurons, optional=False) - 1
+    size = check_count("features", features, optional=False)
     (rho,) = floating(weight_correlation)
-    others = neurons - 1
-    return -features / 2 * (xlog1py(others, -rho) + jnp.log1p(others * rho))
+    return -size / 2 * (xlog1py(others, -rho) + jnp.log1p(others * rho))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from kinopt._checks import check_numbers
 from kinopt.theory._numerics import floating
 
 __all__ = ["born_infeld_rate", "gradient_descent_rate"]
@@ -17,15 +18,21 @@ def gradient_descent_rate(curvature: ArrayLike, friction: ArrayLike = 1.0) -> ja
     $$
 
     Args:
-      curvature: m^2, an eigenvalue of the Hessian.
-      friction: f; 1 for gradient flow, dTheta/dt = -grad V.
+      curvature: m^2 >= 0, eigenvalues of the Hessian, any shape.
+      friction: f > 0; 1 for gradient flow, dTheta/dt = -grad V.
 
     Returns:
       The rate, of the broadcast shape.
 
+    Raises:
+      TypeError: if an argument is not real numbers.
+      ValueError: if one is out of range.
+
     >>> gradient_descent_rate(1e-4).item() < born_infeld_rate(1e-4).item()
     True
     """
+    check_numbers("curvature", curvature, least=0)
+    check_numbers("friction", friction, above=0)
     curvature, friction = floating(curvature, friction)
     return curvature / friction
 
@@ -41,13 +48,18 @@ def born_infeld_rate(curvature: ArrayLike) -> jax.Array:
     curvature itself: in a shallow valley Born-Infeld is faster.
 
     Args:
-      curvature: m^2, an eigenvalue of the Hessian.
+      curvature: m^2 >= 0, eigenvalues of the Hessian, any shape.
 
     Returns:
       The rate, of the shape of `curvature`.
 
+    Raises:
+      TypeError: if it is not real numbers.
+      ValueError: if it is negative.
+
     >>> born_infeld_rate(2.0).item()
     1.0
     """
+    check_numbers("curvature", curvature, least=0)
     (curvature,) = floating(curvature)
     return jnp.sqrt(curvature / 2)

@@ -6,13 +6,15 @@ directions, and along each ray a quadrature that resolves V from V_I up.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import gammaln, logsumexp
 from jax.typing import ArrayLike
 
+from kinopt._checks import check_count, check_function, check_number, check_numbers
 from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Scalar
 from kinopt.hamiltonians import Hamiltonian, born_infeld
@@ -63,6 +65,19 @@ def _ellipsoid(loss_fn, minimizer, hessian, f_min, directions):
     return potential, stretch, log_determinant(hessian) / 2
 
 
+def _as_arrays(loss_fn, minimizer, hessian, energy, f_min, hamiltonian, num_directions):
+    """The arguments of a region, checked: arrays, the Hamiltonian, and the number of directions."""
+    check_function("loss_fn", loss_fn, "parameters [n] -> loss []")
+    check_numbers("minimizer", minimizer, shape=("n",))
+    n = np.shape(minimizer)[0]
+    check_numbers("hessian", hessian, shape=(n, n))
+    check_number("energy", energy)
+    check_number("f_min", f_min)
+    number = check_count("num_directions", num_directions, least=2, optional=False)
+    arrays = floating(minimizer, hessian, energy, f_min)
+    return *arrays, born_infeld() if hamiltonian is None else hamiltonian, number
+
+
 def entry_flux(
     loss_fn: LossFunction,
     minimizer: ArrayLike,
@@ -72,7 +87,7 @@ def entry_flux(
     hamiltonian: Hamiltonian | None = None,
     *,
     log: bool = True,
-    num_directions: int = 1024,
+    num_directions: SupportsIndex = 1024,
     key: Key = 0,
 ) -> Scalar:
     """How much phase-space volume enters a region |eta| < 1 in a unit of time.
@@ -101,24 +116,32 @@ def entry_flux(
       key: of the random directions.
 
     Returns:
-      log J or J, shape [].
+      log J or J, shape []; 0 where the energy does not reach the surface. NaN where V is not
+      positive on all of it (f_min is too high), or the Hessian is singular or not positive
+      definite.
+
+    Raises:
+      TypeError: if an argument is no number, or loss_fn no function.
+      ValueError: if shapes do not fit, or a number is out of range.
 
     >>> bowl = lambda x: jnp.sum(x**2) / 2  # V = 1/2 on a circle of length 2 pi; c_2 = 1/pi
     >>> flux = entry_flux(bowl, jnp.zeros(2), jnp.eye(2), energy=1.0, log=False)
     >>> round(float(flux / (4 * jnp.pi)) ** 2, 4)  # q(1/2, 1)
     1.5
     """
-    hamiltonian = born_infeld() if hamiltonian is None else hamiltonian
-    minimizer, hessian, energy, f_min = floating(minimizer, hessian, energy, f_min)
-    n = minimizer.shape[0]
-    directions = _directions(n, num_directions, key, minimizer.dtype)
-    potential, stretch, log_root = _ellipsoid(loss_fn, minimizer, hessian, f_min, directions)
+    center, hessian, energy, f_min, hamiltonian, number = _as_arrays(
+        loss_fn, minimizer, hessian, energy, f_min, hamiltonian, num_directions
+    )
+    n = center.shape[0]
+    directions = _directions(n, number, key, center.dtype)
+    potential, stretch, log_root = _ellipsoid(loss_fn, center, hessian, f_min, directions)
     positive, v = positive_part(potential(1.0))
     allowed, q = positive_part(jax.vmap(lambda v: hamiltonian.momentum_sq(v, energy))(v))
     through = jnp.where(positive & allowed, (n - 1) / 2 * jnp.log(q) + stretch, -jnp.inf)
     log_mean = logsumexp(through) - jnp.log(through.size)
     log_cosine = gammaln(n / 2) - gammaln((n + 1) / 2) - jnp.log(2 * jnp.sqrt(jnp.pi))
     flux = log_cosine + 2 * log_sphere_area(n) - log_root + log_mean
+    flux = jnp.where(jnp.all(positive), flux, jnp.nan)
     return flux if log else jnp.exp(flux)
 
 
@@ -131,7 +154,7 @@ def region_volume(
     hamiltonian: Hamiltonian | None = None,
     *,
     log: bool = True,
-    num_directions: int = 1024,
+    num_directions: SupportsIndex = 1024,
     key: Key = 0,
 ) -> Scalar:
     """Phase-space volume of a region |eta| < 1 on the true landscape (BBI paper, Eq. 40).
@@ -144,7 +167,7 @@ def region_volume(
 
     Args:
       loss_fn: F, parameters [n] -> loss [].
-      minimizer: the centre Theta_I, [n]. V there must be positive, or the volume is NaN.
+      minimizer: the centre Theta_I, [n].
       hessian: positive definite [n, n]; it sets the ellipsoid, whatever F does there.
       energy: E.
       f_min: Delta V.
@@ -154,7 +177,12 @@ def region_volume(
       key: of the random directions.
 
     Returns:
-      log Vol or Vol, shape [].
+      log Vol or Vol, shape []. NaN where V is not positive in all of the region, or the Hessian is
+      singular or not positive definite.
+
+    Raises:
+      TypeError: if an argument is no number, or loss_fn no function.
+      ValueError: if shapes do not fit, or a number is out of range.
 
     >>> from kinopt.theory import basin_volume
     >>> bowl = lambda x: 1e-3 + jnp.sum(x**2) / 2
@@ -162,13 +190,14 @@ def region_volume(
     >>> bool(abs(volume - basin_volume(1e-3, jnp.eye(2), 10.0)) < 1e-5)
     True
     """
-    hamiltonian = born_infeld() if hamiltonian is None else hamiltonian
-    minimizer, hessian, energy, f_min = floating(minimizer, hessian, energy, f_min)
-    n = minimizer.shape[0]
-    directions = _directions(n, num_directions, key, minimizer.dtype)
-    potential, _, log_root = _ellipsoid(loss_fn, minimizer, hessian, f_min, directions)
+    center, hessian, energy, f_min, hamiltonian, number = _as_arrays(
+        loss_fn, minimizer, hessian, energy, f_min, hamiltonian, num_directions
+    )
+    n = center.shape[0]
+    directions = _directions(n, number, key, center.dtype)
+    potential, _, log_root = _ellipsoid(loss_fn, center, hessian, f_min, directions)
     # eta^2 = 2 V_I (e^s - 1) and s = r^2, as in `potential_fractions`.
-    v_min = loss_fn(minimizer) - f_min
+    v_min = loss_fn(center) - f_min
     edge = jnp.sqrt(jnp.log1p(0.5 / v_min))
     r, log_weights = gauss_legendre(jnp.zeros_like(edge), edge, RADIAL_NODES)
     eta = jnp.sqrt(2 * v_min * jnp.expm1(r**2))
@@ -177,6 +206,7 @@ def region_volume(
     density = phase_space_density(hamiltonian, v, energy, n)
     log_mean = logsumexp(density + log_shell[:, None]) - jnp.log(directions.shape[0])
     volume = log_sphere_area(n) - log_root + log_mean
+    volume = jnp.where((v_min > 0) & jnp.all(v > 0), volume, jnp.nan)
     return volume if log else jnp.exp(volume)
 
 
@@ -206,7 +236,11 @@ def entry_flux_ratio(
       **quadrature: `num_directions` and `key`; both basins see the same directions.
 
     Returns:
-      The ratio, shape [].
+      The ratio, shape []; NaN where either is, or where the second is 0.
+
+    Raises:
+      TypeError: if an argument is no number, or loss_fn no function.
+      ValueError: if there are not two basins, or shapes do not fit.
 
     >>> from kinopt import landscapes
     >>> basins = landscapes.two_basins()
@@ -242,7 +276,11 @@ def occupancy_ratio(
       **quadrature: `num_directions` and `key`; both basins see the same directions.
 
     Returns:
-      The ratio, shape [].
+      The ratio, shape []; NaN where either is, or where the second is 0.
+
+    Raises:
+      TypeError: if an argument is no number, or loss_fn no function.
+      ValueError: if there are not two basins, or shapes do not fit.
 
     >>> from kinopt import landscapes
     >>> basins = landscapes.two_basins()
@@ -256,6 +294,8 @@ def occupancy_ratio(
 
 
 def _ratio(measure, loss_fn, minimizers, hessians, *rest, **quadrature):
+    check_numbers("minimizers", minimizers, shape=("basins", "n"))
+    check_numbers("hessians", hessians, shape=("basins", "n", "n"))
     minimizers, hessians = floating(minimizers, hessians)
     if len(minimizers) != 2 or len(hessians) != 2:
         raise ValueError(
@@ -265,4 +305,4 @@ def _ratio(measure, loss_fn, minimizers, hessians, *rest, **quadrature):
     first, second = jax.vmap(
         lambda minimizer, hessian: measure(loss_fn, minimizer, hessian, *rest, **quadrature)
     )(minimizers, hessians)
-    return jnp.exp(first - second)
+    return jnp.where(second > -jnp.inf, jnp.exp(first - second), jnp.nan)

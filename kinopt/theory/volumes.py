@@ -13,11 +13,19 @@ equal steps gives to rounding, for every n and V_I.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
+from kinopt._checks import check_number, is_plain
 from kinopt._typing import Scalar
-from kinopt.theory._numerics import floating, log_determinant, log_sphere_area, positive_part
+from kinopt.theory._numerics import (
+    check_hessian,
+    floating,
+    log_determinant,
+    log_sphere_area,
+    positive_part,
+)
 
 __all__ = ["basin_ratio", "basin_volume"]
 
@@ -37,7 +45,7 @@ def _log_incomplete_beta(a, lam):
     low = jnp.minimum(jnp.log(a * lam), 0) - 38  # the integrand falls as e^y: by 3e-17
     high = jnp.log(45.0)  # and as e^-t: by 3e-20
     step = (high - low) / (VOLUME_NODES - 1)
-    y = low + step * jnp.arange(VOLUME_NODES)
+    y = low + step * jnp.arange(VOLUME_NODES, dtype=step.dtype)
     t = jnp.exp(y)
     integrand = y - t - jnp.log(-jnp.expm1(-lam - t / a))
     return jnp.log(step) + logsumexp(integrand) - a * lam - jnp.log(a)
@@ -47,11 +55,11 @@ def _log_basin_integral(n, v_min):
     """Log int_0^1 eta^(n-1) / (V_I + eta^2/2)^(n/2) d eta, the last factor of Eq. 46.
 
     With x = eta^2 / (2 V_I + eta^2) it is 2^(n/2 - 1) times an incomplete beta function. At
-    V_I = 0 it is infinite.
+    V_I = 0 it diverges: NaN there and below.
     """
     positive, v_min = positive_part(v_min)
     integral = (n / 2 - 1) * jnp.log(2.0) + _log_incomplete_beta(n / 2, jnp.log1p(2 * v_min))
-    return jnp.where(positive, integral, jnp.inf)
+    return jnp.where(positive, integral, jnp.nan)
 
 
 def basin_volume(
@@ -70,18 +78,26 @@ def basin_volume(
     the order of n), from n = 1 to 10^6 and beyond, for V_I from 1e-48 up.
 
     Args:
-      v_min: V_I > 0, the potential at the minimum, shape []. At 0 the volume is infinite.
-      hessian: positive definite [n, n], or its eigenvalues m_i^2 [n]. NaN where it is not.
+      v_min: V_I > 0, the potential at the minimum, shape []. At 0 the volume diverges.
+      hessian: positive definite [n, n], or its eigenvalues m_i^2 [n].
       energy: E > 0, shape [].
       log: whether to return the logarithm; the volume itself overflows early.
 
     Returns:
-      log Vol or Vol, shape [].
+      log Vol or Vol, shape []. NaN where the Hessian is singular or not positive definite, and for
+      traced numbers that are out of range.
+
+    Raises:
+      TypeError: if an argument is no number.
+      ValueError: if a number is out of range, or the Hessian is not square.
 
     >>> v_min = 1e-3  # for n = 2: (2 pi)^2 E / (m_1 m_2) log(1 + 1/(2 V_I))
     >>> round(float(basin_volume(v_min, jnp.eye(2), 1.0, log=False) / (2 * jnp.pi) ** 2), 4)
     6.2166
     """
+    check_number("v_min", v_min, above=0)
+    check_number("energy", energy, above=0)
+    check_hessian("hessian", hessian)
     v_min, hessian, energy = floating(v_min, hessian, energy)
     n = hessian.shape[-1]
     volume = (
@@ -106,27 +122,51 @@ def basin_ratio(
     Vol(M_1) / Vol(M_2) = sqrt(det H_2 / det H_1)    where V_1 = V_2
     $$
 
-    and more for the deeper one otherwise (Eq. 46). Where a basin alone reaches V = 0, it has all
-    the volume. This is about time: for runs that end when they first enter a basin, see
-    `entry_flux_ratio`.
+    and more for the deeper one otherwise (Eq. 46). This is about time: for runs that end when they
+    first enter a basin, see `entry_flux_ratio`.
 
     Args:
       hessian_1: positive definite [n, n], or its eigenvalues [n].
-      hessian_2: likewise.
-      v_min_1: V_I of the first basin, >= 0.
-      v_min_2: of the second. Both may be 0: the limit of equal depths.
-      energy: E; both volumes go as E^(n-1), so it cancels.
+      hessian_2: likewise, in the same n.
+      v_min_1: V_I > 0 of the first basin.
+      v_min_2: of the second. Both may be 0: the limit of equal depths. One alone may not: its
+        volume diverges.
+      energy: E > 0; both volumes go as E^(n-1), so it cancels.
 
     Returns:
-      The ratio, shape [].
+      The ratio, shape []. NaN where a Hessian is singular or not positive definite, and for traced
+      numbers that are out of range.
+
+    Raises:
+      TypeError: if an argument is no number.
+      ValueError: if a number is out of range, one V_I alone is 0, a Hessian is not square, or the
+        two have different n.
 
     >>> round(float(basin_ratio(jnp.array([0.864, 0.864]), jnp.array([1.664, 1.664]))), 4)
     1.9259
     """
-    del energy
-    hessian_1, hessian_2, v_min_1, v_min_2 = floating(hessian_1, hessian_2, v_min_1, v_min_2)
+    depths = {"v_min_1": v_min_1, "v_min_2": v_min_2}
+    for name, depth in depths.items():
+        check_number(name, depth, least=0)
+    check_number("energy", energy, above=0)
+    check_hessian("hessian_1", hessian_1)
+    check_hessian("hessian_2", hessian_2)
+    if np.shape(hessian_1)[0] != np.shape(hessian_2)[0]:
+        raise ValueError(
+            f"hessian_1 and hessian_2 must have the same n, as volumes of different dimensions do "
+            f"not compare; got {np.shape(hessian_1)[0]} and {np.shape(hessian_2)[0]}."
+        )
+    if all(map(is_plain, depths.values())) and np.equal(v_min_1, 0) != np.equal(v_min_2, 0):
+        raise ValueError(
+            f"v_min_1 and v_min_2 must both be above 0, or both 0; got {v_min_1} and {v_min_2}. "
+            f"The volume of a basin that reaches V = 0 diverges: give both depths above f_min."
+        )
+    hessian_1, hessian_2, v_min_1, v_min_2, energy = floating(
+        hessian_1, hessian_2, v_min_1, v_min_2, energy
+    )
     n = hessian_1.shape[-1]
     both_zero = (v_min_1 == 0) & (v_min_2 == 0)  # infinity over infinity
     integrals = _log_basin_integral(n, v_min_1) - _log_basin_integral(n, v_min_2)
     shapes = (log_determinant(hessian_2) - log_determinant(hessian_1)) / 2
-    return jnp.exp(shapes + jnp.where(both_zero, 0, integrals))
+    ratio = jnp.exp(shapes + jnp.where(both_zero, 0, integrals))
+    return jnp.where(energy > 0, ratio, jnp.nan)
