@@ -208,7 +208,11 @@ def test_meshes_and_flags():
         call(stacked=1)
 
 
-@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, jax.grad, jax.checkpoint], ids=str)
+@pytest.mark.parametrize(
+    "transform",
+    [jax.jit, jax.vmap, jax.grad, jax.checkpoint],
+    ids=["jit", "vmap", "grad", "checkpoint"],
+)
 def test_under_a_transformation_it_says_so(transform):
     scale = jnp.ones(3) if transform is jax.vmap else 1.0
     for function in (run, trajectories):
