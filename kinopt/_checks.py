@@ -12,6 +12,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 __all__ = [
     "STATIC_HINT",
@@ -24,6 +25,7 @@ __all__ = [
     "check_number",
     "check_numbers",
     "is_plain",
+    "is_traced",
     "shown",
 ]
 
@@ -40,9 +42,7 @@ def shown(value: Any) -> str:
     >>> shown("1e-3"), shown(jnp.zeros((2, 3)))
     ("'1e-3'", 'float32[2,3]')
     """
-    if isinstance(value, jax.Array | np.ndarray) and (
-        isinstance(value, jax.core.Tracer) or value.ndim
-    ):
+    if isinstance(value, jax.Array | np.ndarray) and (is_traced(value) or value.ndim):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     if isinstance(value, type):
         return f"the class {value.__name__}"
@@ -50,9 +50,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def is_traced(value: Any) -> bool:
+    """Whether JAX traces a value, so that it has none yet."""
+    return isinstance(value, Tracer)
+
+
 def is_plain(value: Any) -> bool:
     """Whether a value can be looked into: not traced, and not a schedule."""
-    return not isinstance(value, jax.core.Tracer) and not callable(value)
+    return not is_traced(value) and not callable(value)
 
 
 def _is_real(value: Any) -> bool:
@@ -113,7 +118,7 @@ def check_number(
     wanted += ", or None" if optional else ""
     if not _is_real(value):
         raise TypeError(f"{name} must be {wanted}; got {shown(value)}.")
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     number = float(value)
     good = (
@@ -158,7 +163,7 @@ def check_numbers(
     wanted = f"{name} must be real numbers{_range(least, above, most)}"
     if shape is not None:
         wanted += f" of shape [{', '.join(map(str, shape))}]"
-    traced = isinstance(value, jax.core.Tracer)
+    traced = is_traced(value)
     try:
         array = value if traced else np.asarray(value)
     except (
@@ -167,7 +172,7 @@ def check_numbers(
         jax.errors.TracerArrayConversionError,
     ):  # ragged, or traced parts
         array = None
-        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value)):
+        if any(is_traced(x) for x in jax.tree.leaves(value)):
             return
     if array is None or not (
         jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
@@ -217,7 +222,7 @@ def check_count(
     if optional and value is None:
         return None
     wanted = f"{name} must be a whole number of at least {least}{', or None' if optional else ''}"
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         if traced and _is_real(value):
             return value
         raise TypeError(

@@ -14,6 +14,7 @@ from kinopt._checks import (
     check_key,
     check_number,
     is_plain,
+    is_traced,
     shown,
 )
 from kinopt._typing import PyTree
@@ -145,7 +146,7 @@ def warn_of_no_start(value: jax.Array, state: ECDState, f_min: Any) -> None:
 
 def is_concrete(*values: Any) -> bool:
     """Whether values can be looked at: outside jit, vmap and grad."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(is_traced(value) for value in values)
 
 
 def as_array(leaf: Any) -> jax.Array | np.ndarray:

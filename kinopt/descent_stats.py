@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinopt._checks import shown
+from kinopt._checks import is_traced, shown
 from kinopt._typing import PyTree
 from kinopt.descent_state import ECDState
 
@@ -45,7 +45,7 @@ def _brief(value) -> str:
 
 def _never_moved(stats: ECDStats) -> bool:
     fields = (stats.num_halted, stats.speed_limit)  # of which the second is set by every step
-    if any(isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array) for x in fields):
+    if any(is_traced(x) or not isinstance(x, jax.Array) for x in fields):
         return False
     return bool(jnp.any((stats.num_halted > 0) & (stats.speed_limit == 0)))
 

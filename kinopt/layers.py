@@ -69,8 +69,8 @@ class NeuronAxes:
     (1, 128, 64)
     """
 
-    output_axis: int | Sequence[int] = -1
-    reduction_axis: int | Sequence[int] | None = None
+    output_axis: int | np.integer | Sequence[int] = -1
+    reduction_axis: int | np.integer | Sequence[int] | None = None
 
     def __post_init__(self):
         _whole("output_axis", self.output_axis)

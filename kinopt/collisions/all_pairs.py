@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kinopt._batching import any_lane
-from kinopt._typing import Neurons, Scalar
+from kinopt._typing import Neurons, Number, Scalar
 from kinopt.collisions.crowd import Crowd, varying_like
 from kinopt.collisions.partners import Gas, accepts, closing_speeds, squared_distances
 from kinopt.collisions.rows import centred, quotient, row_lengths, square_root
@@ -72,7 +72,7 @@ def collide_all_pairs(
     coll_coef: Scalar,
     approaching_only: bool,
     metropolis: bool,
-    restitution: Scalar | float,
+    restitution: Number,
     scatter: Scatter,
     crowd: Crowd,
 ) -> tuple[Neurons, Scalar, Scalar, Scalar]:

@@ -86,7 +86,7 @@ class Crowd(NamedTuple):
         """Whether all that meet do so at once, given how many neurons are here."""
         return self.num_parts == 1 and self._block(here) >= here
 
-    def meet(self, how: Callable[[Any, Any], Tree], me: Any, then: Callable | None = None) -> Tree:
+    def meet(self, how: Callable[[Any, Any], Any], me: Any, then: Callable | None = None) -> Any:
         """What the neurons of this device see of all neurons of the layer.
 
         Args:

@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kinopt._typing import Neurons, Scalar
+from kinopt._typing import Neurons, Number, Scalar
 from kinopt.collisions.all_pairs import Scatter, collide_all_pairs
 from kinopt.collisions.crowd import WHOLE, Crowd
 from kinopt.collisions.matching import collide_matching
@@ -62,7 +62,7 @@ def hard_law(
     distance: Distance = "rms",
     approaching_only: bool = False,
     combine: Combine = "sum",
-    restitution: Scalar | float = 1.0,
+    restitution: Number = 1.0,
     scatter: Scatter = "pairs",
     crowd: Crowd = WHOLE,
 ) -> tuple[Neurons, HardStats]:

@@ -8,7 +8,7 @@ one wide draw is cheaper than picking the accepted ones first.
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kinopt._typing import Neurons, Scalar
+from kinopt._typing import Neurons, Number, Scalar
 from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.partners import Gas, accepts, random_matching
 from kinopt.collisions.rows import in_rows, quotient, square_root
@@ -22,7 +22,7 @@ def collide_matching(
     key: Array,
     coll_coef: Scalar,
     approaching_only: bool,
-    restitution: Scalar | float,
+    restitution: Number,
     crowd: Crowd,
 ) -> tuple[Neurons, Scalar, Scalar, Scalar]:
     """The change of G, the accepted fraction of candidates, and their mean and largest |cos|."""

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from kinopt._keys import key_data, typed_key
-from kinopt._typing import Key, Neurons, PyTree, Scalar, Schedule
+from kinopt._typing import Key, Neurons, Number, PyTree, Schedule
 from kinopt.collisions.cells import Cells, in_cells
 from kinopt.collisions.draws import fold, leaf_key
 from kinopt.collisions.placement import Placement, place, whole_leaves
@@ -69,7 +69,7 @@ class Leaves(NamedTuple):
 def collide_leaves(
     law: Law,
     scheme: Scheme,
-    coll_coef: float | Scalar | Schedule | None,
+    coll_coef: Number | Schedule | None,
     key: Key,
     chosen: Leaves,
 ) -> optax.GradientTransformationExtraArgs:

@@ -93,6 +93,7 @@ def place(w: Array, g: Array, sharding: Any) -> tuple[Placement, Array]:
                 f"sharding= has {sharding} for a leaf, but no mesh is set to which its axes could "
                 "belong: give a jax.sharding.NamedSharding, or call update inside jax.set_mesh."
             )
+        _check_even(g.shape, names, mesh)
         return Placement(mesh, names), w
     for known in (jax.typeof(g).sharding, jax.typeof(w).sharding):
         if AxisType.Explicit in known.mesh.axis_types:
@@ -101,6 +102,22 @@ def place(w: Array, g: Array, sharding: Any) -> tuple[Placement, Array]:
             spec = PartitionSpec(*(axes or None for axes in names))
             return Placement(known.mesh, names), jax.sharding.reshard(w, spec)
     return Placement(None, ((),) * g.ndim), w
+
+
+def _check_even(shape: tuple[int, ...], names: tuple[tuple[str, ...], ...], mesh: Any) -> None:
+    unknown = set(sum(names, ())) - set(mesh.axis_names)
+    if unknown:
+        raise ValueError(
+            f"sharding= names the mesh axes {sorted(unknown)}, and the mesh has {mesh.axis_names}."
+        )
+    for size, axes in zip(shape, names, strict=True):
+        parts = math.prod(mesh.shape[name] for name in axes)
+        if size % parts:
+            raise ValueError(
+                f"sharding= cuts an axis of {size} entries of a leaf of shape {shape} into {parts} "
+                f"parts, over the mesh axes {axes}: parts must be equal. Pad the layer, cut "
+                "another axis, or leave sharding= out for this leaf (its whole is then gathered)."
+            )
 
 
 def whole_leaves(params: PyTree, sharding: Any) -> PyTree:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from kinopt._typing import Neurons, Scalar
+from kinopt._typing import Neurons, Number
 from kinopt.collisions.crowd import WHOLE, Crowd, varying_like
 from kinopt.collisions.draws import DIRECTION, POOL, SIGN, normals, words
 from kinopt.collisions.rows import square_root
@@ -81,7 +81,7 @@ def scattered(
     g_i: Float[Array, "pairs features"],
     g_j: Float[Array, "pairs features"],
     n_ij: Float[Array, "pairs features"],
-    restitution: Scalar | float,
+    restitution: Number,
     crowd: Crowd = WHOLE,
 ) -> Float[Array, "pairs features"]:
     """(dg)_ij, what a collision does to neuron i; neuron j gets the opposite (Eq. 6)."""
@@ -98,7 +98,7 @@ def scatter_pairs(
     accepted: Bool[Array, " candidates"],
     pair: Callable[[Array], tuple[Array, Array]],
     weight: Callable[[Array, Array], Array],
-    restitution: Scalar | float,
+    restitution: Number,
     crowd: Crowd = WHOLE,
 ) -> Neurons:
     """Adds to `change` what the accepted candidates do, a chunk of pairs at a time.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt32
 
+from kinopt._checks import is_traced
 from kinopt._typing import PyTree, Scalar
 from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.rows import common_mode, energy_ratio
@@ -213,7 +214,7 @@ def _warn_of_equal_keys(states: list[CollisionState]) -> None:
     seen: set[tuple] = set()
     for state in states:
         (key,) = jax.tree.leaves(state.key) or (None,)
-        if key is None or isinstance(key, jax.core.Tracer) or not isinstance(state.stats, dict):
+        if key is None or is_traced(key) or not isinstance(state.stats, dict):
             continue
         mine = {(type(state), path, *np.ravel(key).tolist()) for path in state.stats}
         if seen & mine:
@@ -226,14 +227,14 @@ def _warn_of_equal_keys(states: list[CollisionState]) -> None:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, jax.core.Tracer) or jnp.ndim(value):
+    if is_traced(value) or jnp.ndim(value):
         return f"{value.dtype}[{','.join(map(str, jnp.shape(value)))}]"
     return f"{float(value):.3g}"
 
 
 def _advice(stats: CollisionStats) -> list[str]:
     numbers = stats.num_uphill, stats.num_skipped
-    if any(isinstance(x, jax.core.Tracer) or jnp.ndim(x) for x in numbers if x is not None):
+    if any(is_traced(x) or jnp.ndim(x) for x in numbers if x is not None):
         return []
     lines = []
     if stats.num_uphill is not None and stats.num_uphill > 0:

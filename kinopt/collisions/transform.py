@@ -9,12 +9,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optax
 from jaxtyping import Array
 
-from kinopt._checks import check_choice, check_count, check_flag, check_number
-from kinopt._keys import key_data
-from kinopt._typing import Key, PyTree, Scalar, Schedule
+from kinopt._checks import check_choice, check_count, check_flag, check_key, check_number
+from kinopt._typing import Key, Number, PyTree, Schedule
 from kinopt.collisions.all_pairs import Scatter
 from kinopt.collisions.cells import Cells
 from kinopt.collisions.hard import Combine, Distance, HardStats, hard_law
@@ -44,18 +44,18 @@ class HardState(CollisionState):
 
 
 def soft_collision(
-    coll_coef: float | Scalar | Schedule | None = None,
+    coll_coef: Number | Schedule | None = None,
     *,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
     neuron_axes: PyTree | Callable[[PyTree], PyTree] | None = None,
     self_term: bool = True,
     normalize: bool = False,
     alike: Alike = "both",
-    block_size: int | None = None,
-    cell_size: int | None = None,
+    block_size: int | np.integer | None = None,
+    cell_size: int | np.integer | None = None,
     cells: Cells = "random",
     key: Key = 0,
-    every: int | Array = 1,
+    every: int | np.integer | Array = 1,
     sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Slows neurons that are alike and move alike, before the base optimizer.
@@ -144,7 +144,7 @@ def soft_collision(
 
 
 def hard_collision(
-    coll_coef: float | Scalar | Schedule = 0.2,
+    coll_coef: Number | Schedule = 0.2,
     *,
     key: Key = 0,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
@@ -152,12 +152,12 @@ def hard_collision(
     distance: Distance = "rms",
     approaching_only: bool = False,
     combine: Combine = "metropolis",
-    restitution: float | Scalar = 1.0,
+    restitution: Number = 1.0,
     scatter: Scatter = "auto",
-    block_size: int | None = None,
-    cell_size: int | None = None,
+    block_size: int | np.integer | None = None,
+    cell_size: int | np.integer | None = None,
     cells: Cells = "random",
-    every: int | Array = 1,
+    every: int | np.integer | Array = 1,
     sharding: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Lets near and fast neurons scatter like hard spheres, before the base optimizer.
@@ -262,7 +262,7 @@ def hard_collision(
 
 def _scheme(block_size: Any, cell_size: Any, cells: Any, every: Any, key: Any) -> Scheme:
     check_choice("cells", cells, Cells)
-    key_data(key)  # raises
+    check_key("key", key)
     return Scheme(
         check_count("block_size", block_size),
         check_count("cell_size", cell_size, least=2),
