@@ -51,13 +51,12 @@ Layer: TypeAlias = Inexact[Array, "neurons features"]
 
 
 def _directions(w: Layer) -> Layer:
-    dtype = accumulator_dtype(w)
-    if not jnp.iscomplexobj(w):
-        w = w.astype(dtype)
-        return unit_rows(w) if w.size else w
-    # The norm of a complex row is that of its real and imaginary parts in one row.
-    unit = _directions(jnp.concatenate([w.real, w.imag], axis=1))
-    return jax.lax.complex(*jnp.split(unit, 2, axis=1))
+    if jnp.iscomplexobj(w):
+        # The norm of a complex row is that of its real and imaginary parts in one row.
+        unit = _directions(jnp.concatenate([w.real, w.imag], axis=1))
+        return jax.lax.complex(*jnp.split(unit, 2, axis=1))
+    w = w.astype(accumulator_dtype(w))
+    return unit_rows(w) if w.size else w
 
 
 def cosine_similarity(w: Layer) -> Inexact[Array, "neurons neurons"]:

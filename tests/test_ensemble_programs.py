@@ -145,13 +145,14 @@ def test_a_program_that_must_keep_its_loss_alive_is_dropped_when_there_are_many(
         def number(self):
             return self.data.x[0]
 
-    loss = Logged(Data())
+    loss, other = Logged(Data()), lambda x: x**2
     call(loss_fn=loss)
-    alive = weakref.ref(loss)
-    del loss
-    call(loss_fn=lambda x: x**2)
-    gc.collect()
-    assert alive() is None
+    [(programs, _)] = _programs._kept.values()
+    assert call(loss_fn=loss).value.shape == (3,)
+    assert [p for p, _ in _programs._kept.values()] == [programs]
+    call(loss_fn=other)
+    assert len(_programs._kept) == 1
+    assert next(iter(_programs._kept.values()))[0] is not programs
 
 
 def compiled(caplog):
