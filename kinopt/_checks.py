@@ -120,7 +120,7 @@ def check_number(
         raise TypeError(f"{name} must be {wanted}; got {shown(value)}.")
     if is_traced(value):
         return
-    number = float(value)
+    number = float(np.asarray(value))
     good = (
         np.isfinite(number)
         and (least is None or number >= least)

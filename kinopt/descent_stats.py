@@ -36,7 +36,7 @@ class ECDStats(NamedTuple):
 
 
 def _brief(value) -> str:
-    if isinstance(value, jax.core.Tracer | jax.ShapeDtypeStruct) or np.ndim(value) > 1:
+    if is_traced(value) or isinstance(value, jax.ShapeDtypeStruct) or np.ndim(value) > 1:
         return shown(value)
     if np.ndim(value) == 1:
         return "[" + ", ".join(map(_brief, value[:8])) + (", ...]" if len(value) > 8 else "]")

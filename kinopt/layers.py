@@ -250,6 +250,7 @@ def collidable_leaves(
     params: PyTree,
     mask: PyTree | Callable[[PyTree], PyTree] | None,
     neuron_axes: PyTree | Callable[[PyTree], PyTree] | None,
+    allow_complex: bool = False,
 ) -> list[Leaf]:
     """Every leaf of `params`, with its axes where it takes part in collisions.
 
@@ -266,7 +267,8 @@ def collidable_leaves(
         shape = jnp.shape(leaf)
         if not _as_bool(path, selected) or len(shape) < 2 or not is_floating(leaf):
             return Leaf(path, shape, None)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+        is_complex = jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+        if is_complex and not allow_complex:
             raise ValueError(
                 f"{path!r} is complex, and neurons are real. Leave it out with mask=, or wrap the "
                 "collision in optax.contrib.split_real_and_imaginary."

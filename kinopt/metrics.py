@@ -329,7 +329,11 @@ def report(
     params = _arrays(params)
     slopes = None if grads is None else dict(zip(*_paths(_arrays(grads)), strict=True))
     table = Report()
-    leaves = zip(collidable_leaves(params, mask, neuron_axes), jax.tree.leaves(params), strict=True)
+    leaves = zip(
+        collidable_leaves(params, mask, neuron_axes, allow_complex=True),
+        jax.tree.leaves(params),
+        strict=True,
+    )
     for (path, _, axes), leaf in leaves:
         if axes is None:
             continue
