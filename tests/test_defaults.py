@@ -1,9 +1,12 @@
 """What a newcomer writes first cannot hurt: collisions without any argument, on every leaf."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 from sklearn.datasets import load_digits
 
 import kinopt
@@ -25,8 +28,8 @@ class Convolutional(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(nn.Conv(16, (3, 3))(x[..., None]))
-        x = nn.relu(nn.Conv(32, (3, 3), strides=2)(x))
+        x = nn.relu(nn.Conv(8, (3, 3))(x[..., None]))
+        x = nn.relu(nn.Conv(16, (3, 3), strides=2)(x))
         return nn.Dense(10)(x.reshape(len(x), -1))
 
 
@@ -66,20 +69,13 @@ class Scanned(nn.Module):
 
 
 NETWORKS = {net.__name__: net() for net in (Dense, Convolutional, Attention, Autoencoder, Scanned)}
-OPTIMIZERS = {
-    "sgd": optax.sgd(0.1, momentum=0.9),
-    "plain sgd": optax.sgd(0.1),
-    "adam": optax.adam(1e-3),
-}
-COLLISIONS = {
-    "soft": kinopt.soft_collision(),
-    "hard": kinopt.hard_collision(),
-}
+OPTIMIZERS = {"sgd": optax.sgd(0.1, momentum=0.9), "adam": optax.adam(1e-3)}
+COLLISIONS = {"soft": kinopt.soft_collision(), "hard": kinopt.hard_collision()}
 
 
 def final_loss(net, tx):
     x, y = load_digits(return_X_y=True)
-    x, y = jnp.asarray(x[:512].reshape(-1, 8, 8) / 16, jnp.float32), jnp.asarray(y[:512])
+    x, y = jnp.asarray(x[:256].reshape(-1, 8, 8) / 16, jnp.float32), jnp.asarray(y[:256])
     params = net.init(jax.random.key(0), x)
 
     def loss(params):
@@ -88,10 +84,29 @@ def final_loss(net, tx):
             return jnp.mean((out - x.reshape(len(x), -1)) ** 2)
         return optax.softmax_cross_entropy_with_integer_labels(out, y).mean()
 
-    def step(carry, _):
-        params, state = carry
+    @jax.jit
+    def step(params, state):
         updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state
 
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=STEPS)
+    state = tx.init(params)
+    for _ in range(STEPS):
+        params, state = step(params, state)
     return float(loss(params))
+
+
+@functools.cache
+def plain(net, optimizer):
+    return final_loss(NETWORKS[net], OPTIMIZERS[optimizer])
+
+
+@pytest.mark.parametrize("collision", COLLISIONS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "net",
+    [pytest.param(net, marks=[pytest.mark.slow] if net != "Scanned" else []) for net in NETWORKS],
+)
+def test_training_is_not_worse(net, optimizer, collision):
+    """Of a loss that began at 2.3 (0.2 for the autoencoder): 1.05 times what is left, and 0.005."""
+    tx = optax.chain(COLLISIONS[collision], OPTIMIZERS[optimizer])
+    assert final_loss(NETWORKS[net], tx) < 1.05 * plain(net, optimizer) + 0.005
