@@ -144,8 +144,8 @@ def run(settings: Settings) -> Iterator[Row]:
 def force(w, g, key=None, cell_size=None, cells: Cells = "random") -> jax.Array:
     """What the soft law changes at c = 1, without the term of each neuron with itself."""
 
-    def law(w, g, key, spread):
-        return soft_law(w, g, 1.0, self_term=False, spread=spread)
+    def law(w, g, key, crowd):
+        return soft_law(w, g, 1.0, self_term=False, crowd=crowd)
 
     return in_cells(law, w, g, key, cell_size, cells)[0] - g
 

@@ -25,6 +25,7 @@ import kinopt
 from benchmarks import vision
 from benchmarks.ko import condensation
 from benchmarks.ko.images import load
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
@@ -43,7 +44,7 @@ LAWS: dict[str, Callable[[jax.Array], optax.GradientTransformation]] = {
     "hard 0.1, matching": lambda key: kinopt.hard_collision(
         0.1, key=key, mask=DENSE, combine="matching"
     ),
-    "hard 0.1, paper": lambda key: kinopt.hard_collision(0.1, key=key, mask=DENSE, distance="l2"),
+    "hard 0.1, paper": lambda key: summed_collision(0.1, key=key, mask=DENSE, distance="l2"),
 }
 
 
