@@ -1,4 +1,4 @@
-"""Fig. 2 of the KO paper: do collisions keep the neurons of a small network apart?
+"""Fig. 2 of the KO paper: do collisions hinder the condensation of a small network?
 
 A network of 5 inputs, 50 hidden neurons and one output starts from tiny weights and learns 80
 values of a sum of sines. Its hidden neurons soon gather on a few directions. The figure shows their

@@ -1,4 +1,4 @@
-"""Fig. 4 of the KO paper: do collisions part the neurons of a residual network's dense layers?
+"""Fig. 4 of the KO paper: do collisions slow the condensation of a ResNet's dense layers?
 
 The classifier of a ResNet-18 becomes dense layers of 1024, 1024 and 10 neurons with tanh or
 xtanh = x tanh(x), trained on CIFAR-10 by Adam at 3e-8 (tanh) and 5e-6 (xtanh), after Zhou et al.

@@ -303,7 +303,7 @@ collision; down, up, "lowers" and "raises" are the shares of layers in which it 
 positive (no pair collides in the others). Early and late are the first and last third of a
 training. "w.g < 0" and "approaching" are how often the proof's assumptions hold, over neurons and
 over pairs. The proof also assumes cos > 0: where neurons are at obtuse angles as often as at acute
-ones (digits), pushing approaching ones apart raises |cos|."""
+ones (digits), turning approaching ones back raises |cos|."""
 
 
 def table(rows: list[Row]) -> str:
