@@ -24,7 +24,7 @@ LAYERS = {
     "_checks": set(),
     "trees": set(),
     "layers": {"trees"},
-    "collisions": {"_keys", "trees", "layers"},
+    "collisions": {"_batching", "_keys", "trees", "layers"},
     "metrics": {"trees", "layers", "collisions"},
     "plots": {"metrics"},
     "landscapes": set(),
