@@ -19,6 +19,8 @@ PAGES = {  # where a link into the repository leads on the pages
     ".github/CHANGELOG.md": "changes.md",
     ".docs/pages/choose.md": "choose.md",
     ".docs/pages/equations.md": "equations.md",
+    ".docs/pages/recipes.md": "recipes.md",
+    ".docs/pages/settings.md": "settings.md",
     "kinopt/layers.py": "reference/collisions.md",
     "kinopt/hamiltonians.py": "reference/hamiltonians.md",
 }
@@ -175,27 +177,17 @@ def readme(title: str) -> str:
     if title == "top":
         found = re.match(r"# .*?\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
     else:
-        found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+        found = re.search(
+            rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE
+        )
     if not found:
         raise LookupError(f"the README has no section {title!r}")
     return _relinked(found[1])
 
 
-def readme_recipes() -> str:
-    """The README's recipes, each under a heading."""
-    _, *parts = re.split(r"^\*\*(.+?)[.,:]?\*\*[.,:]?", readme("Recipes"), flags=re.MULTILINE)
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    # "**Many seeds at once**: `vmap` over ..." goes on with a small letter.
-    return "\n".join(f"### {title}\n\n{_capital(text.strip())}\n" for title, text in pairs)
-
-
 def changes() -> str:
     """The changelog."""
     return _read(".github/CHANGELOG.md").partition("\n")[2]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _read(path: str) -> str:
@@ -236,7 +228,6 @@ PARTS: dict[str, Callable[..., str]] = {
     "headline": headline,
     "paragraph": paragraph,
     "readme": readme,
-    "readme_recipes": readme_recipes,
     "recipe": recipe,
     "results": results,
     "tally": tally,

@@ -12,6 +12,7 @@ import jax
 import optax
 
 import kinopt
+from benchmarks.laws import summed_collision
 from benchmarks.train import Build
 
 __all__ = ["METHODS", "SOFT", "SPLIT_SEED", "Method", "Settings", "bases"]
@@ -92,7 +93,7 @@ def _methods(base: str, build: Build, rates: tuple[float, ...]) -> tuple[Method,
         return optax.chain(kinopt.soft_collision(SOFT, mask=HEAD), build(rate, key))
 
     def hard(rate, key):
-        return optax.chain(kinopt.hard_collision(HARD, key=key, mask=HEAD), build(rate, key))
+        return optax.chain(summed_collision(HARD, key=key, mask=HEAD), build(rate, key))
 
     return (
         Method(base, base, build, rates),

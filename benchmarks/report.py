@@ -58,7 +58,7 @@ def _state(item: Item, rows: dict[str, list[Row]]) -> str:
     """What was found here and at what scale, or why nothing was."""
     name = item.experiment
     if name == "README":
-        return "in the [README](../README.md)"
+        return "in words in the [README](../README.md)"
     if name not in experiments.names():
         return "no experiment yet"
     scale = experiments.facts(name).get("Scale", "")

@@ -1,12 +1,12 @@
 """Kinetics-inspired optimizers for JAX and Optax.
 
-Collisions part the neurons of a layer before a base optimizer moves them:
+Collisions change the gradients of neurons that are alike, before a base optimizer moves them:
 
-    optax.chain(kinopt.soft_collision(0.05), optax.adamw(1e-3))
+    optax.chain(kinopt.soft_collision(), optax.adamw(1e-3))
 
 Energy-conserving descent moves the parameters without friction, and closes a chain:
 
-    optax.chain(kinopt.soft_collision(0.05), kinopt.bbi(0.1))
+    optax.chain(kinopt.soft_collision(), kinopt.bbi(0.1))
 """
 
 import importlib

@@ -303,7 +303,7 @@ def report(
     N |mean_i g_i|^2 / sum_i |g_i|^2
     $$
 
-    1 when all neurons are pushed alike, 1/N on average when independently.
+    1 when all neurons have the same, 1/N on average when they are independent.
 
     Args:
         params: parameters, any pytree. Leaves that are no arrays (the functions in an Equinox

@@ -24,7 +24,7 @@ LAYERS = {
     "_checks": set(),
     "trees": set(),
     "layers": {"trees"},
-    "collisions": {"_keys", "trees", "layers"},
+    "collisions": {"_batching", "_keys", "trees", "layers"},
     "metrics": {"trees", "layers", "collisions"},
     "plots": {"metrics"},
     "landscapes": set(),
@@ -161,12 +161,13 @@ def test_a_session_of_tests_checks_shapes_and_types():
         kinopt.collisions.soft.soft_law(jnp.ones(3), jnp.ones((2, 3)), 0.1)
 
 
-def test_the_readme_example_runs_as_pasted():
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert example
+def test_the_readme_examples_run_as_pasted():
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert examples
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(example[1], {})
+        for example in examples:
+            exec(example, {})
     loss = re.search(r"loss (\d\.\d+)", printed.getvalue())
     assert loss
     assert float(loss[1]) < 0.5

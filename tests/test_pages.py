@@ -267,3 +267,84 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     ratio = "ratio to adam"
     assert cell("speed.steps", "50,000,000 / bbi", ratio) < 1.05
     assert cell("speed.steps", "50,000,000 / ecdsep", ratio) > 5
+
+
+README_SAYS = (
+    "the training loss from {{ cell | ko.condensation | relu / none | loss }} to "
+    "{{ cell | ko.condensation | relu / soft / 0.1 | loss }}, the mean abs. cosine from "
+    "{{ cell | ko.condensation | relu / none | mean abs. cosine }} to "
+    "{{ cell | ko.condensation | relu / soft / 0.1 | mean abs. cosine }};",
+    "`bbi` is at 1e-22 after {{ cell | bbi.zakharov | bbi | steps to 1e-22 }} steps, Adam after "
+    "{{ cell | bbi.zakharov | adam | steps to 1e-22 }};",
+    "from {{ cell | bbi.ackley | bbi, published step | here, Eq. 15 }} of 100 starts, tuned "
+    "momentum from {{ cell | bbi.ackley | gdm | here, Eq. 15 }}",
+    "ratio {{ cell | bbi.basins | leapfrog | ratio ± standard error }}, predicted",
+    "soft on the head {{ cell | evidence.when | sgd: soft, head | all tasks }} points of accuracy "
+    "with SGD, {{ cell | evidence.when | adamw: soft, head | all tasks }} with AdamW; hard "
+    "{{ cell | evidence.when | sgd: hard, head | all tasks }} and "
+    "{{ cell | evidence.when | adamw: hard, head | all tasks }}",
+    "soft {{ cell | ko.text | soft 0.5 | difference }} points; the sum of hard collisions "
+    "{{ cell | ko.text | hard 0.2, rms | difference }}",
+    "SGD {{ cell | demo | sgd | test accuracy (%) }} %, AdamW "
+    "{{ cell | demo | adamw | test accuracy (%) }}, `bbi` "
+    "{{ cell | demo | bbi | test accuracy (%) }};",
+)
+"""What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
+
+IN_HEADLINES = {
+    "predicted by volume 1.918": ("bbi.basins", "predicted 1.918"),
+    "`bbi` -6.61 ± 1.09 points to SGD": ("bbi.images", "%, bbi -6.61 ± 1.09,"),
+    "3 of 5 activations": ("ko.condensation", "soft: 3 of 5 activations"),
+}
+"""The README's words, and what a headline of the report must hold for them."""
+
+
+def unfounded(readme: str, said: list[str]) -> set[str]:
+    """Figures with an error in the README that none of these sentences holds."""
+    figure = re.compile(r"[-+]?\d[\d.]* ± [\d.]+\d|\d+ \(\d+ to \d+\)")
+    return {found for found in figure.findall(readme) if not any(found in line for line in said)}
+
+
+def test_the_figures_of_the_readme_are_those_of_the_rows(content):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = [content.fill(line).replace("\N{NO-BREAK SPACE}", " ") for line in README_SAYS]
+    for line in said:
+        assert line in readme
+    for words, (experiment, wanted) in IN_HEADLINES.items():
+        assert words in readme
+        assert wanted in content.headline(experiment)
+    assert unfounded(readme, [*said, *IN_HEADLINES]) == set()
+
+
+def test_a_figure_without_a_row_is_found():
+    assert unfounded("soft 1.5 ± 0.1, bbi 3 (1 to 5)", ["soft 1.5 ± 0.1"]) == {"3 (1 to 5)"}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+NOT_MEASURED = re.compile(
+    r"(collisions?|neurons)[^.|]{0,80}\b(repel|repuls\w+|push\w*)|"
+    r"collisions?[^.|]{0,80}\bpart(s|ed|ing)? (them|the neurons)|"
+    r"neurons[^.|]{0,60} (move|moves|drives?|keeps?)[^.|]{0,20} apart",
+    re.IGNORECASE,
+)
+"""What a collision is measured not to do; "repulsion" is the paper's word."""
+
+
+def test_nothing_says_that_collisions_push():
+    notebooks = (ROOT / "notebooks").glob("*.ipynb")
+    folders = (PAGES, ROOT / ".github", ROOT / "kinopt", ROOT / "benchmarks")
+    paths = [ROOT / "README.md", *notebooks]
+    for folder in folders:
+        paths += [*folder.rglob("*.md"), *folder.rglob("*.py")]
+    assert len(paths) > 100
+    wrong = []
+    for path in paths:
+        text = re.sub(r'"image/png": "[^"]*"', "", path.read_text(encoding="utf-8"))
+        lines = [line for line in text.splitlines() if NOT_MEASURED.search(line)]
+        wrong += [(path.name, line) for line in lines if "not " not in line and "paper" not in line]
+    assert wrong == []
+    assert NOT_MEASURED.search("neurons that are alike repel or scatter")
+    assert NOT_MEASURED.search("Collisions part the neurons of a layer")

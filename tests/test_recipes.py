@@ -1,32 +1,13 @@
-"""The recipes of the README and of the pages run as they are pasted, each on its own."""
+"""The recipes of the pages run as they are pasted, each on its own."""
 
-import itertools
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPTS = sorted((ROOT / ".docs" / "recipes").glob("*.py"))
-
-
-def recipes() -> list[str]:
-    """Every Python block of the section "Recipes"."""
-    section = re.search(r"^## Recipes\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)
-    blocks = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    return blocks.findall(section[1]) if section else []
-
-
-def test_there_are_recipes():
-    assert recipes()
-
-
-@pytest.mark.parametrize("recipe", recipes(), ids=itertools.count(1))
-def test_a_recipe_runs(recipe):
-    runs(recipe, "README.md, Recipes")
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

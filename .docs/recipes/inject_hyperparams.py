@@ -1,6 +1,6 @@
 """optax.inject_hyperparams: change a coefficient while training, without compiling again.
 
-Masks, axes, keys and block sizes shape the program: name them in `static_args`.
+Masks, axes, keys and block sizes shape the program: `kinopt.static_args` names them.
 """
 
 import jax
@@ -15,8 +15,8 @@ def build(coll_coef, learning_rate, mask):
     return optax.chain(kinopt.soft_collision(coll_coef, mask=mask), optax.adam(learning_rate))
 
 
-optimizer = optax.inject_hyperparams(build, static_args=("mask",))(
-    coll_coef=0.1, learning_rate=1e-2, mask=kinopt.layer_mask("head")
+optimizer = optax.inject_hyperparams(build, static_args=kinopt.static_args(build))(
+    coll_coef=0.1, learning_rate=1e-2, mask="head"
 )
 params = {"head": jax.random.normal(jax.random.key(0), (6, 3)), "bias": jnp.zeros(3)}
 state = optimizer.init(params)

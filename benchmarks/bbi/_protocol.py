@@ -55,10 +55,10 @@ class Method:
 
 
 def bbi(name: str, step: Range | float, **fixed: Any) -> Method:
-    """BBI with a time step that is searched, or given; the other arguments are given."""
+    """Algorithm 1 with a time step that is searched, or given; other arguments are given."""
 
     def build(found, key):
-        return kinopt.bbi(found.get("learning_rate", step), key=key, **fixed)
+        return kinopt.bbi(found.get("learning_rate", step), key=key, stay=False, **fixed)
 
     return Method(name, build, {"learning_rate": step} if isinstance(step, Range) else {})
 

@@ -202,6 +202,7 @@ def entering(protocol: Protocol):
             f_min=F_MIN,
             bounces=rules,
             initial_direction="random" if mixed else "gradient",
+            stay=False,
             key=key,
         )
 
@@ -229,7 +230,7 @@ def _descent(step: dict, dt: float, **settings):
     step = dict(step)
     rate = dt * step.pop("dt", 1.0)
     rules = kinopt.bounces.periodic(25, 2**30)
-    return lambda key: kinopt.ecd(rate, bounces=rules, key=key, **step, **settings)
+    return lambda key: kinopt.ecd(rate, bounces=rules, stay=False, key=key, **step, **settings)
 
 
 def stays(step: dict, settings: Settings) -> kinopt.basins.Occupancy:

@@ -81,7 +81,7 @@ STEPS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3)
 
 
 def _bbi(numbers, key, bounces):
-    return kinopt.bbi(numbers[0], extra_energy=numbers[1], key=key, **bounces)
+    return kinopt.bbi(numbers[0], extra_energy=numbers[1], stay=False, key=key, **bounces)
 
 
 def _ecdsep(numbers, key, bounces):

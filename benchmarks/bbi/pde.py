@@ -155,6 +155,7 @@ def bbi(settings: Settings, bounce: bool = True) -> Callable:
             settings.dt,
             extra_energy=settings.extra_energy,
             bounces=rules if bounce else None,
+            stay=False,
             key=key,
         )
 

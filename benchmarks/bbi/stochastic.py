@@ -307,7 +307,8 @@ def _methods(settings: Settings) -> dict[str, Method]:
 
     def bbi(bounces, rate, extra_energy, key):
         floor = settings.shallow.floor  # the lowest loss that a batch can have
-        return kinopt.bbi(rate, f_min=floor, extra_energy=extra_energy, key=key, **bounces)
+        fixed = {"f_min": floor, "extra_energy": extra_energy, "stay": False}
+        return kinopt.bbi(rate, key=key, **fixed, **bounces)
 
     often = {"fixed_bounce_every": 100, "num_fixed_bounces": 5, "patience": 1000}
     energies = "extra_energy", settings.extra_energies

@@ -144,8 +144,8 @@ def run(settings: Settings) -> Iterator[Row]:
 def force(w, g, key=None, cell_size=None, cells: Cells = "random") -> jax.Array:
     """What the soft law changes at c = 1, without the term of each neuron with itself."""
 
-    def law(w, g, key, spread):
-        return soft_law(w, g, 1.0, self_term=False, spread=spread)
+    def law(w, g, key, crowd):
+        return soft_law(w, g, 1.0, self_term=False, crowd=crowd)
 
     return in_cells(law, w, g, key, cell_size, cells)[0] - g
 
@@ -163,12 +163,12 @@ def _compared(force: jax.Array, exact: jax.Array) -> dict[str, float]:
 def table(rows: list[Row]) -> str:
     """All that was measured in the last run."""
     return table_of(
-        ["layer", "cells", "cell size / N", "cosine", "norm", "kept", "mean cosine"],
+        ["layer", "cells", "cell size of N", "cosine", "norm", "kept", "mean cosine"],
         [
             [
                 row["layer"],
                 row["cells"],
-                f"{row['cell_size']} / {row['neurons']}",
+                f"{row['cell_size']} of {row['neurons']}",
                 f"{row['cosine']:.3f} ± {row['cosine_error']:.3f}",
                 *(f"{row[name]:.3f}" for name in ("norm", "kept", "mean_cosine")),
             ]

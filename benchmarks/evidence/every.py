@@ -31,6 +31,7 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks.ko import condensation
 from benchmarks.ko.condensation import HIDDEN_LAYER, significant
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
@@ -47,9 +48,9 @@ ROADS: dict[str, Callable[[float, int], tuple[float, int]]] = {
 }
 """The coefficient and `every`, of c and k."""
 
-LAWS = {"soft": kinopt.soft_collision, "hard, rms": kinopt.hard_collision}
+LAWS = {"soft": kinopt.soft_collision, "hard, rms": summed_collision}
 STARTS = {"soft": 0.1, "hard, rms": 0.1}
-"""At every update these part the neurons of most activations (`ko.condensation`)."""
+"""At every update these lower the |cos| of most activations (`ko.condensation`)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _law(law: str, every: int) -> condensation.Law:
     """One object for each, so that coefficients share a compiled program."""
     if law == "soft":
         return lambda c, key: kinopt.soft_collision(c, mask=HIDDEN_LAYER, every=every)
-    return lambda c, key: kinopt.hard_collision(c, key=key, mask=HIDDEN_LAYER, every=every)
+    return lambda c, key: summed_collision(c, key=key, mask=HIDDEN_LAYER, every=every)
 
 
 def _costs(law: str, settings: Settings) -> Iterator[Row]:

@@ -127,6 +127,7 @@ def collisions(coll_coef, settings: Settings) -> optax.GradientTransformationExt
         coll_coef,
         key=settings.seed,
         combine=settings.combine,
+        scatter="pairs",
         neuron_axes=kinopt.NeuronAxes(output_axis=1, reduction_axis=2),  # axis 0: boxes
     )
 

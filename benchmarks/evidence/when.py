@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks import data, encoder
 from benchmarks.data import Split
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
@@ -80,7 +81,7 @@ BASES: dict[str, tuple[Callable, Ranges]] = {
 COLLISIONS: dict[str, tuple[Callable, tuple[float, float]]] = {
     "plain": (lambda c, key: optax.identity(), (1.0, 1.0)),
     "soft, head": (lambda c, key: kinopt.soft_collision(c, mask=HEAD), (0.01, 1.0)),
-    "hard, head": (lambda c, key: kinopt.hard_collision(c, key=key, mask=HEAD), (0.05, 0.9)),
+    "hard, head": (lambda c, key: summed_collision(c, key=key, mask=HEAD), (0.05, 0.9)),
     "soft, all": (lambda c, key: kinopt.soft_collision(c), (0.003, 0.3)),
 }
 """Each collision with the range of its coefficient."""

@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks import data, vision
 from benchmarks.experiments import UsageError
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
@@ -53,7 +54,7 @@ PATTERNS = ("*.JPEG", "*.jpg", "*.png")
 METHODS: dict[str, Callable[[jax.Array], list[optax.GradientTransformation]]] = {
     "plain": lambda key: [],
     "soft 0.1": lambda key: [kinopt.soft_collision(0.1, mask=HEAD)],
-    "hard 0.2, paper": lambda key: [kinopt.hard_collision(0.2, key=key, mask=HEAD, distance="l2")],
+    "hard 0.2, paper": lambda key: [summed_collision(0.2, key=key, mask=HEAD, distance="l2")],
 }
 
 PAPER = {

@@ -30,6 +30,7 @@ import kinopt
 from benchmarks import data, vision
 from benchmarks.choice import choose
 from benchmarks.data import Split
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row, grouped, last, where
@@ -48,8 +49,8 @@ MOMENTUM = 0.9
 METHODS: dict[str, Callable[[jax.Array], list[optax.GradientTransformation]]] = {
     "sgd": lambda key: [],
     "soft 0.1": lambda key: [kinopt.soft_collision(0.1, mask=HEAD)],
-    "hard 0.2, paper": lambda key: [kinopt.hard_collision(0.2, key=key, mask=HEAD, distance="l2")],
-    "hard 0.2, rms": lambda key: [kinopt.hard_collision(0.2, key=key, mask=HEAD)],
+    "hard 0.2, paper": lambda key: [summed_collision(0.2, key=key, mask=HEAD, distance="l2")],
+    "hard 0.2, rms": lambda key: [summed_collision(0.2, key=key, mask=HEAD)],
 }
 """What comes before weight decay and momentum (the paper's Fig. 1)."""
 

@@ -36,6 +36,7 @@ import kinopt
 from benchmarks import data, encoder
 from benchmarks.choice import choose
 from benchmarks.data import Split, TextSplit
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import counted
@@ -55,9 +56,9 @@ METHODS: dict[str, Callable[[jax.Array], list[optax.GradientTransformation]]] = 
     "adamw": lambda key: [],
     "soft 0.1": lambda key: [kinopt.soft_collision(0.1, mask=HEAD)],
     "soft 0.5": lambda key: [kinopt.soft_collision(0.5, mask=HEAD)],
-    "hard 0.2, paper": lambda key: [kinopt.hard_collision(0.2, key=key, mask=HEAD, distance="l2")],
-    "hard 0.9, paper": lambda key: [kinopt.hard_collision(0.9, key=key, mask=HEAD, distance="l2")],
-    "hard 0.2, rms": lambda key: [kinopt.hard_collision(0.2, key=key, mask=HEAD)],
+    "hard 0.2, paper": lambda key: [summed_collision(0.2, key=key, mask=HEAD, distance="l2")],
+    "hard 0.9, paper": lambda key: [summed_collision(0.9, key=key, mask=HEAD, distance="l2")],
+    "hard 0.2, rms": lambda key: [summed_collision(0.2, key=key, mask=HEAD)],
     "hard 0.2, matching": lambda key: [
         kinopt.hard_collision(0.2, key=key, mask=HEAD, combine="matching")
     ],

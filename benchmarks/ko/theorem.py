@@ -38,6 +38,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import data
 from benchmarks.ko import condensation
+from benchmarks.laws import SUM
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
@@ -67,11 +68,11 @@ def _soft(w: Neurons, g: Neurons, key: jax.Array) -> Neurons:
 
 def _hard(w: Neurons, g: Neurons, key: jax.Array, approaching_only: bool = False) -> Neurons:
     scheme = {"distance": "l2", "approaching_only": approaching_only, "restitution": 0.0}
-    return hard_law(w, g, key, jnp.float32(1), **scheme)[0]
+    return hard_law(w, g, key, jnp.float32(1), **scheme, **SUM)[0]
 
 
 def _hard_as_used(w: Neurons, g: Neurons, key: jax.Array) -> Neurons:
-    return hard_law(w, g, key, jnp.float32(0.2), distance="rms")[0]
+    return hard_law(w, g, key, jnp.float32(0.2), distance="rms", **SUM)[0]
 
 
 LAWS: dict[str, Law] = {
@@ -302,7 +303,7 @@ collision; down, up, "lowers" and "raises" are the shares of layers in which it 
 positive (no pair collides in the others). Early and late are the first and last third of a
 training. "w.g < 0" and "approaching" are how often the proof's assumptions hold, over neurons and
 over pairs. The proof also assumes cos > 0: where neurons are at obtuse angles as often as at acute
-ones (digits), pushing approaching ones apart raises |cos|."""
+ones (digits), turning approaching ones back raises |cos|."""
 
 
 def table(rows: list[Row]) -> str:

@@ -28,6 +28,7 @@ import optax
 from matplotlib.figure import Figure
 
 import kinopt
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.record import NOTHING, Done, Row
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
@@ -69,7 +70,7 @@ PRESETS = {
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """One row for each task and candidate."""
-    soft, hard, s = kinopt.soft_collision, kinopt.hard_collision, settings
+    soft, hard, s = kinopt.soft_collision, summed_collision, settings
     layer = _Layer(s.shape, s.seed)
     few = layer.coefficient(s.density)
     size = s.cell_size

@@ -26,6 +26,7 @@ import optax
 from matplotlib.figure import Figure
 
 import kinopt
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.record import Row
 from benchmarks.speed._ratios import ratios_picture
@@ -57,7 +58,7 @@ PRESETS = {
 def transformations() -> dict[str, optax.GradientTransformation]:
     """Every public factory, and the settings that make another program of it."""
     head = kinopt.layer_mask("head")
-    soft, hard = kinopt.soft_collision, kinopt.hard_collision
+    soft, hard = kinopt.soft_collision, summed_collision
     return {
         YARDSTICK: optax.adam(1e-3),
         "adamw": optax.adamw(1e-3),

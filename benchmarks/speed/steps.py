@@ -23,6 +23,7 @@ import optax
 from matplotlib.figure import Figure
 
 import kinopt
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.record import Row
 from benchmarks.speed._ratios import ratios_picture
@@ -66,8 +67,8 @@ OPTIMIZERS = {
     "ecdsep": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0),
     "soft, few neurons; adam": lambda: _before_adam(kinopt.soft_collision(0.1, mask=FEW)),
     "soft, many neurons; adam": lambda: _before_adam(kinopt.soft_collision(1e-3, mask=MANY)),
-    "hard, few neurons; adam": lambda: _before_adam(kinopt.hard_collision(0.2, mask=FEW)),
-    "hard, many neurons; adam": lambda: _before_adam(kinopt.hard_collision(0.01, mask=MANY)),
+    "hard, few neurons; adam": lambda: _before_adam(summed_collision(0.2, mask=FEW)),
+    "hard, many neurons; adam": lambda: _before_adam(summed_collision(0.01, mask=MANY)),
     "matching, many neurons; adam": lambda: _before_adam(
         kinopt.hard_collision(0.2, combine="matching", mask=MANY)
     ),

@@ -22,6 +22,7 @@ import optax
 from matplotlib.figure import Figure
 
 import kinopt
+from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.models import ResNet
 from benchmarks.record import Row
@@ -59,7 +60,7 @@ PRESETS = {
 def collisions(settings: Settings, num_classes: int) -> dict[str, optax.GradientTransformation]:
     """What goes before the base optimizer, by name."""
     head, c = kinopt.layer_mask("head"), 1 / num_classes
-    soft, hard, size = kinopt.soft_collision, kinopt.hard_collision, settings.cell_size
+    soft, hard, size = kinopt.soft_collision, summed_collision, settings.cell_size
     chosen = {
         PLAIN: optax.identity(),
         "soft": soft(c, mask=head),
