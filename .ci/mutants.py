@@ -183,7 +183,7 @@ FAULTS = {
         ("coll_coef(state.count) if", "coll_coef(state.count + 1) if"),
     ),
     "collisions/stats.py": (
-        ("kinopt/collisions/stats.py kinopt/metrics.py", *LEAVES),
+        ("tests/test_collisions.py -k 'uphill or third or statistics'", *LEAVES),
         ('joined[self.fields.index("gain")] > 1', 'joined[self.fields.index("gain")] > 2'),
         ("before + counts", "counts"),
         ('frozenset({"gain", "max_abs_cosine"})', 'frozenset({"gain"})'),
