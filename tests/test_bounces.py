@@ -86,3 +86,12 @@ def test_a_partial_refresh_needs_no_step_of_its_own():
 def test_none_is_for_ever():
     bounced = list(_play([bounces.periodic(3, None)], [False] * 40))
     assert bounced == [n % 4 == 3 for n in range(40)]
+
+
+def test_an_equal_loss_is_no_progress():
+    """On a plain only the first loss is a lowest one: from then on every fourth step bounces."""
+    tx = kinopt.ecd(0.1, f_min=-1.0, extra_energy=1.0, bounces=bounces.patience(3))
+    _, counts = run(
+        tx, lambda x: 0 * jnp.sum(x), jnp.ones(3), 30, lambda *seen: seen[3].num_bounces
+    )
+    assert int(counts[-1]) == 7

@@ -211,6 +211,39 @@ def test_statistics_are_found_anywhere():
         kinopt.collision_stats(optax.adam(1e-3).init(params))
 
 
+def test_uphill_updates_and_accidents_are_counted_and_said():
+    """Four copies: M is all ones, and the gain 4 c. At a gain of 1 nothing goes uphill yet."""
+    w = jnp.ones((4, 4))
+    coefficients = jnp.array([0.25, 0.375, 0.5, 0.125, 0.125])
+    tx = kinopt.soft_collision(lambda count: coefficients[count])
+    state, uphill, skipped = tx.init(w), [], []
+    for n in range(5):
+        _, state = tx.update(w if n < 3 else w.at[0, 0].set(jnp.nan), state, w)
+        (stats,) = kinopt.collision_stats(state).values()
+        uphill.append(int(stats.num_uphill))
+        skipped.append(int(stats.num_skipped))
+        assert (f"In {uphill[-1]} updates the gain was above 1" in repr(stats)) == (n > 0)
+        assert (f"{skipped[-1]} batch slices kept their gradient" in repr(stats)) == (n > 2)
+    assert (uphill, skipped) == ([0, 1, 2, 2, 2], [0, 0, 0, 1, 2])
+
+
+def test_statistics_of_slices_are_means_and_the_largest():
+    """Two copies in one slice, two orthogonal neurons in the other."""
+    w = jnp.stack([jnp.ones((2, 2)), jnp.eye(2)])
+    tx = kinopt.soft_collision(0.5, neuron_axes=kinopt.NeuronAxes(-1, -2))
+    (stats,) = kinopt.collision_stats(collide(tx, w, w)[1]).values()
+    np.testing.assert_allclose(stats.gain, 1, rtol=1e-6)
+    np.testing.assert_allclose(stats.max_abs_cosine, 1, rtol=1e-6)
+    np.testing.assert_allclose(stats.mean_abs_cosine, 0.5, rtol=1e-6)
+    np.testing.assert_allclose(stats.energy_ratio, (0 + 0.25) / 2, atol=1e-6)
+    np.testing.assert_allclose(stats.common_mode, (1 + 0.5) / 2, rtol=1e-6)
+
+
+def test_a_third_collision_of_a_leaf_is_the_third():
+    tx = optax.chain(*(kinopt.soft_collision(c) for c in (0.1, 0.2, 0.3)))
+    assert list(kinopt.collision_stats(tx.init({"w": gas()[0]}))) == ["w", "w#2", "w#3"]
+
+
 def test_statistics_of_many_seeds():
     tx = kinopt.hard_collision(0.5)
     w, _ = gas(batch=(4,))
@@ -231,6 +264,8 @@ def test_a_large_layer_is_announced_once_with_its_cost():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jax.eval_shape(kinopt.hard_collision(combine="matching").init, params)
+        smaller = {"head": {"kernel": jax.ShapeDtypeStruct((4, 8192), jnp.float32)}}
+        jax.eval_shape(kinopt.soft_collision().init, smaller)
 
 
 def test_a_mask_that_selects_nothing_that_collides_is_announced():

@@ -84,6 +84,7 @@ def test_a_batch_above_the_energy_stops_the_particle():
     tx, update = compiled()
     state = tx.init(X)
     _, state = update(X, state, 2.0)
+    assert float(state.energy_error) == 0  # a start out of nothing is no error
     _, state = update(X, state, 1.0)
     assert float(state.momentum_sq) > 1
     displacement, state = update(X, state, 50.0)
@@ -95,7 +96,9 @@ def test_a_batch_above_the_energy_stops_the_particle():
     displacement, state = update(X, state, 1.0)  # and off again, along minus the gradient
     np.testing.assert_allclose(displacement / displacement[0], X / X[0], rtol=1e-6)
     assert float(displacement @ X) < 0
-    assert int(state.num_clamped) == 2
+    assert (int(state.num_clamped), float(state.energy_error)) == (2, 0)
+    _, state = update(X * jnp.nan, state, 50.0)  # passed over, so nothing was clamped
+    assert (int(state.num_clamped), int(state.num_skipped)) == (2, 1)
 
 
 def test_energy_is_kept_across_minibatches():

@@ -15,7 +15,7 @@ import kinopt
 import tests.oracle as oracle
 from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.hard import hard_law
-from kinopt.collisions.partners import random_matching
+from kinopt.collisions.partners import accepts, random_matching, squared_distances
 from kinopt.collisions.rows import energy_ratio
 from kinopt.collisions.scattering import pair_directions
 
@@ -148,6 +148,21 @@ def test_stats(combine):
     assert stats.energy_ratio == pytest.approx((after**2).sum() / (g**2).sum(), rel=1e-12)
     assert stats.mean_abs_cosine == pytest.approx(np.mean(cosines), rel=1e-12)
     assert stats.max_abs_cosine == pytest.approx(np.max(cosines), rel=1e-12)
+
+
+@pytest.mark.parametrize("neurons", [2, 7, 30])
+def test_a_matching_pairs_each_neuron_once(neurons):
+    i, j = map(np.asarray, random_matching(jax.random.key(1), neurons))
+    assert (i < j).all()
+    assert len(set(i.tolist() + j.tolist())) == 2 * len(i) == neurons // 2 * 2
+
+
+def test_equal_rows_have_distance_zero_to_the_last_digit():
+    """The three terms of |a|^2 + |b|^2 - 2 a.b are summed up in different orders."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(60, 301)), jnp.float32)
+    distances = np.asarray(squared_distances(x, x))
+    np.testing.assert_array_equal(distances.diagonal(), 0)
+    assert (distances[~np.eye(60, dtype=bool)] > 100).all()
 
 
 def test_every_pair_is_as_likely_in_a_matching():
@@ -286,9 +301,10 @@ class TestIdentities:
         w, _ = layer(7, 4)
         for row in ([0.1, -0.3, 0.7, 1e-3], [1e20, 3.3, 0.0, -0.0], np.zeros(4)):
             g = np.tile(np.float32(row), (7, 1))
-            after, stats = collide(w, g, 1.0, combine=combine)
-            assert after.tobytes() == g.tobytes()
-            assert stats.accepted_fraction == 0
+            for c in (0.5, 1.0):
+                after, stats = collide(w, g, c, combine=combine)
+                assert after.tobytes() == g.tobytes()
+                assert stats.accepted_fraction == 0
 
     @every_combine
     def test_no_neuron_to_meet(self, combine):
@@ -300,6 +316,22 @@ class TestIdentities:
 
 class TestAcceptance:
     """Eq. 7 at its ends, and where float32 is short of digits."""
+
+    @pytest.mark.parametrize(
+        ("g_r", "w_r", "g_max", "c", "collides"),
+        [
+            (0.0, 0.0, 0.0, 0.5, False),  # equal gradients
+            (0.0, 0.0, 1.0, 1.0, False),  # one pair of them
+            (0.5, 0.0, 1.0, 0.5, False),  # g_r e^{-w_r} / max g_r is 1 - c, not more
+            (0.6, 0.0, 1.0, 0.5, True),
+            (0.6, 0.0, 2.0, 0.5, False),
+            (0.6, 1.0, 1.0, 0.5, False),
+            (1.0 + 1e-6, 0.0, 1.0, 0.0, False),  # the largest, rounded twice
+            (1e-30, 200.0, 1.0, 1.0, True),  # it moves
+        ],
+    )
+    def test_eq_7_on_the_border(self, g_r, w_r, g_max, c, collides):
+        assert bool(accepts(*map(jnp.float32, (g_r, w_r, g_max)), c)) == collides
 
     @every_combine
     def test_one_accepts_every_pair_that_moves(self, combine):
