@@ -21,6 +21,7 @@ from kinopt.collisions.scattering import (
     laplacian_drift,
     noise_of_factor,
     pair_directions,
+    pool_rows,
     scatter_pairs,
 )
 
@@ -138,12 +139,18 @@ def collide_all_pairs(
             strength = a * restitution * g_r / (2 * features**0.5)
             return _Moved(drift, factor_rows(key, strength, mine.number, other.number, neurons))
 
+        alone = crowd.num_parts == 1
+        pool = pool_rows(key, 0, neurons, gas.g, crowd) if scatters and alone else None
+
         def then(mine: _Neuron, moved: _Moved) -> Neurons:
             if moved.factor is None:
                 return moved.drift
-            return moved.drift + noise_of_factor(key, moved.factor, gas.g, crowd)
+            if pool is None:
+                return moved.drift + noise_of_factor(key, moved.factor, gas.g, crowd)
+            return moved.drift + moved.factor @ pool
 
-        return crowd.meet(how, me, then)
+        # A factor and its signs take several times the memory of a look.
+        return crowd.in_smaller_blocks(len(me.g), 8).meet(how, me, then)
 
     def pair_by_pair(wanted: Bool[Array, ""]) -> Neurons:
         """Each accepted pair in its turn, if wanted at all."""
@@ -173,12 +180,13 @@ def collide_all_pairs(
         change = pair_by_pair(jnp.ones((), bool))
     else:
         by_factor = many(number, neurons)
-        change = pair_by_pair(~by_factor)
-        # One of the two sums is zero; under `vmap` the second is made where any member needs it.
-        change += jax.lax.cond(
+        # Pair by pair there is nothing to do where the factor does it; under `vmap` the factor is
+        # made where any member needs it.
+        change = jax.lax.cond(
             any_lane(by_factor),
-            lambda: jnp.where(by_factor, at_once(), 0),
-            lambda: varying_like(jnp.zeros_like(gas.g), gas.g),
+            lambda change: jnp.where(by_factor, at_once(), change),
+            lambda change: change,
+            pair_by_pair(~by_factor),
         )
     return (
         change,

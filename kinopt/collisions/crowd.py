@@ -86,6 +86,12 @@ class Crowd(NamedTuple):
         """Whether all that meet do so at once, given how many neurons are here."""
         return self.num_parts == 1 and self._block(here) >= here
 
+    def in_smaller_blocks(self, here: int, times: int) -> "Crowd":
+        """The same, in blocks so many times smaller, unless all meet at once anyway."""
+        if self.is_one_block(here):
+            return self
+        return self._replace(block_size=max(self._block(here) // times, 1))
+
     def meet(self, how: Callable[[Any, Any], Any], me: Any, then: Callable | None = None) -> Any:
         """What the neurons of this device see of all neurons of the layer.
 

@@ -37,6 +37,7 @@ __all__ = [
     "laplacian_drift",
     "noise_of_factor",
     "pair_directions",
+    "pool_rows",
     "scatter_pairs",
     "scattered",
 ]
@@ -51,8 +52,8 @@ FEW_CANDIDATES = 1024
 POOL_ROWS = 256
 """Rows of Z in memory at once: a small part of a large layer, and enough for a matrix product."""
 
-SIGN_ROWS = 64
-"""Rows of random signs drawn at once."""
+SIGNS = 2**17
+"""Random signs drawn at once: twenty rounds of Threefry leave a wide trail in memory."""
 
 
 def pair_directions(
@@ -180,28 +181,36 @@ def factor_rows(
 
         return (jax.vmap(bit)(j) == 1) == (i < j)
 
-    # Some rows at a time: twenty rounds of Threefry leave a wide trail in memory.
-    positive = jax.lax.map(signs, i, batch_size=min(SIGN_ROWS, len(i)))
+    positive = jax.lax.map(signs, i, batch_size=min(max(SIGNS // len(j), 1), len(i)))
     entries = jnp.where(positive, strength, -strength)
     rows = jnp.arange(len(strength))[:, None]
     empty = varying_like(jnp.zeros((len(strength), neurons), strength.dtype), strength)
     return empty.at[rows, (i[:, None] + j[None]) % neurons].add(entries)
 
 
-def noise_of_factor(
-    key: Array, factor: Float[Array, "rows all"], g: Neurons, crowd: Crowd = WHOLE
-) -> Float[Array, "rows features"]:
-    """Rows of C Z for a layer like g, with the rows of Z drawn a few at a time."""
-    neurons, features = crowd.sizes(g)
-    size = min(POOL_ROWS, neurons)
-    factor = jnp.pad(factor, ((0, 0), (0, -neurons % size)))
+def pool_rows(
+    key: Array, first: Int[Array, ""] | int, number: int, g: Neurons, crowd: Crowd = WHOLE
+) -> Float[Array, "number features"]:
+    """So many rows of Z for a layer like g, from row `first` on."""
+    _, features = crowd.sizes(g)
 
     def row(h):
         return normals(key, h, 0, features, g.dtype, POOL, crowd.columns)
 
+    return jax.lax.map(row, first + jnp.arange(number), batch_size=min(POOL_ROWS, number))
+
+
+def noise_of_factor(
+    key: Array, factor: Float[Array, "rows all"], g: Neurons, crowd: Crowd = WHOLE
+) -> Float[Array, "rows features"]:
+    """Rows of C Z for a layer like g, of which no device holds Z as a whole."""
+    neurons, _ = crowd.sizes(g)
+    size = min(POOL_ROWS, neurons)
+    factor = jnp.pad(factor, ((0, 0), (0, -neurons % size)))
+
     def add(n, noise):
-        z = jax.vmap(row)(n * size + jnp.arange(size))
-        return noise + jax.lax.dynamic_slice_in_dim(factor, n * size, size, axis=1) @ z
+        part = jax.lax.dynamic_slice_in_dim(factor, n * size, size, axis=1)
+        return noise + part @ pool_rows(key, n * size, size, g, crowd)
 
     start = varying_like(jnp.zeros((len(factor), g.shape[1]), g.dtype), factor, g)
     return jax.lax.fori_loop(0, factor.shape[1] // size, add, start)
