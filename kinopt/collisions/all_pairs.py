@@ -115,7 +115,7 @@ def collide_all_pairs(
         degree = jnp.sum(accepted, axis=1, dtype=jnp.int32)
         return _Census(degree, jnp.sum(cosines, axis=1), jnp.max(cosines, axis=1))
 
-    census = crowd.meet(count, me)
+    census = crowd.in_smaller_blocks(len(me.g), 2).meet(count, me)
     number = crowd.total(census.degree.astype(gas.g.dtype)) / 2
     if metropolis:
         me = me._replace(degree=census.degree)
@@ -165,7 +165,8 @@ def collide_all_pairs(
                 everyone.g,
                 everyone.number,
                 lambda i, j: pair_directions(key, i, j, gas.g, crowd),
-                (look(mine, other)[0] & once & fresh[:, None] & wanted).ravel(),
+                (look(mine, other)[0] & (once & fresh[:, None])).ravel(),
+                wanted,
                 pair=lambda n: (rows[n // columns], first + n % columns),
                 weight=lambda i, j: weight(everyone.degree[i], everyone.degree[j]),
                 restitution=restitution,

@@ -97,6 +97,7 @@ def scatter_pairs(
     neurons: Int[Array, " neurons"],
     draw: Callable[[Array, Array], Array],
     accepted: Bool[Array, " candidates"],
+    wanted: Bool[Array, ""],
     pair: Callable[[Array], tuple[Array, Array]],
     weight: Callable[[Array, Array], Array],
     restitution: Number,
@@ -110,6 +111,7 @@ def scatter_pairs(
         neurons: which neuron of the layer each row of `g` is.
         draw: numbers of neurons i < j -> n_ij.
         accepted: which candidates collide.
+        wanted: whether to do it at all.
         pair: index of a candidate -> its two rows.
         weight: two rows -> a_ij.
         restitution: e.
@@ -121,7 +123,7 @@ def scatter_pairs(
     candidates = len(accepted)
     chunk = min(candidates, PAIRS_PER_CHUNK, max(16, candidates // 64))
     ranks = jnp.cumsum(accepted, dtype=jnp.int32)  # the n-th accepted is where this reaches n
-    total = ranks[-1]
+    total = jnp.where(wanted, ranks[-1], 0)
     # Comparing with all is cheaper than a search by halves for few, to run and to compile.
     method = "compare_all" if candidates <= FEW_CANDIDATES else "scan"
 
