@@ -135,6 +135,7 @@ def test_functions_and_their_data_are_let_go(kind):
 def test_a_program_that_must_keep_its_loss_alive_is_dropped_when_there_are_many(monkeypatch):
     """A compiled program calls back into Python: no weak reference helps."""
     monkeypatch.setattr(_programs, "MOST_PROBLEMS", 1)
+    monkeypatch.setattr(_programs, "_kept", type(_programs._kept)())
 
     class Logged(Loss):
         def __call__(self, x):

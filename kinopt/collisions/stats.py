@@ -143,17 +143,17 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
 
     >>> import jax.numpy as jnp, kinopt, optax
     >>> params = {"head": jnp.array([[1.0, 1.0], [0.0, 0.1]]), "bias": jnp.zeros(2)}
-    >>> tx = optax.chain(kinopt.soft_collision(0.1), optax.adam(1e-3))
+    >>> tx = optax.chain(kinopt.soft_collision(0.08), optax.adam(1e-3))
     >>> _, state = tx.update(params, tx.init(params), params)  # weights for gradients
     >>> kinopt.collision_stats(state)["head"]
     CollisionStats
-      energy_ratio: 0.643
-      gain: 0.199
+      energy_ratio: 0.708
+      gain: 0.159
       mean_abs_cosine: 0.995
       max_abs_cosine: 0.995
       num_skipped: 0
       common_mode: 0.998
-      pair_effect: 0.0098
+      pair_effect: 0.00627
       num_uphill: 0
     """
     nodes = jax.tree.leaves(opt_state, is_leaf=_is_collision_state)
