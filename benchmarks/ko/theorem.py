@@ -38,7 +38,6 @@ from matplotlib.figure import Figure
 
 from benchmarks import data
 from benchmarks.ko import condensation
-from benchmarks.laws import SUM
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
@@ -67,12 +66,14 @@ def _soft(w: Neurons, g: Neurons, key: jax.Array) -> Neurons:
 
 
 def _hard(w: Neurons, g: Neurons, key: jax.Array, approaching_only: bool = False) -> Neurons:
-    scheme = {"distance": "l2", "approaching_only": approaching_only, "restitution": 0.0}
-    return hard_law(w, g, key, jnp.float32(1), **scheme, **SUM)[0]
+    c = jnp.float32(1)
+    return hard_law(
+        w, g, key, c, distance="l2", approaching_only=approaching_only, restitution=0.0
+    )[0]
 
 
 def _hard_as_used(w: Neurons, g: Neurons, key: jax.Array) -> Neurons:
-    return hard_law(w, g, key, jnp.float32(0.2), distance="rms", **SUM)[0]
+    return hard_law(w, g, key, jnp.float32(0.2), distance="rms")[0]
 
 
 LAWS: dict[str, Law] = {

@@ -184,7 +184,7 @@ def collide_all_pairs(
         # Pair by pair there is nothing to do where the factor does it; under `vmap` the factor is
         # made where any member needs it.
         change = jax.lax.cond(
-            any_lane(by_factor),
+            crowd.anywhere(any_lane(by_factor)),
             lambda change: jnp.where(by_factor, at_once(), change),
             lambda change: change,
             pair_by_pair(~by_factor),

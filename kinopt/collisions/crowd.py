@@ -75,6 +75,14 @@ class Crowd(NamedTuple):
         """The largest of numbers of all neurons."""
         return self.over_neurons(jnp.max(x), jax.lax.pmax)
 
+    def anywhere(self, flag: Array) -> Array:
+        """Whether a flag holds on any device of the mesh, whatever part of the leaf it has.
+
+        Devices pass things round a ring together: all go into a branch, or none does.
+        """
+        names = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+        return jax.lax.pmax(flag.astype(jnp.int32), names) > 0 if names else flag
+
     def over_all(self, x: Array, reduce: Callable = jax.lax.psum) -> Array:
         """The same over all devices that share the layer."""
         return self.over_features(self.over_neurons(x, reduce), reduce)
