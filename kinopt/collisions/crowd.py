@@ -81,7 +81,11 @@ class Crowd(NamedTuple):
         Devices pass things round a ring together: all go into a branch, or none does.
         """
         names = tuple(jax.sharding.get_abstract_mesh().manual_axes)
-        return jax.lax.pmax(flag.astype(jnp.int32), names) > 0 if names else flag
+        if not names:
+            return flag
+        # JAX keeps account of the axes over which a number varies, and takes all of them or none.
+        nothing = sum(jax.lax.axis_index(name) for name in names) * 0
+        return jax.lax.pmax(flag.astype(jnp.int32) + nothing, names) > 0
 
     def over_all(self, x: Array, reduce: Callable = jax.lax.psum) -> Array:
         """The same over all devices that share the layer."""
