@@ -268,7 +268,7 @@ class Trainer:
         """A network as the seed says, whatever the method."""
         key = jax.random.key(seed)
         variables = self._init(key)
-        state = self._builds[method](0.0, key).init(variables["params"])
+        state = self._builds[method](1.0, key).init(variables["params"])  # the same for any
         return Network(variables["params"], variables.get("batch_stats", {}), state)
 
     def fit(
