@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import kinopt
+from tests.toy_law import wind_collision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,14 @@ CASES = [
     _hard(scatter="pairs", combine="sum"),
     _hard(scatter="gaussian", combine="sum"),
     _hard(restitution=0.5, approaching_only=True, block_size=3),
+    Case(
+        "toy",
+        wind_collision,
+        {"coll_coef": 0.5},
+        static=kinopt.static_args(wind_collision),
+        is_variant=True,
+        needs_params=True,
+    ),
     _descent("bbi", kinopt.bbi, is_variant=False),
     _descent("bbi-bouncing", kinopt.bbi, fixed_bounce_every=1, num_fixed_bounces=2),
     _descent("bbi-leapfrog", kinopt.bbi, integrator="leapfrog", extra_energy=1.0),
