@@ -1,5 +1,6 @@
 """What a collision does with doubtful input: contained, counted, refused with a reason, or said."""
 
+import functools
 import inspect
 import warnings
 
@@ -15,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 import kinopt
 
-BOTH = {"soft": kinopt.soft_collision, "hard": kinopt.hard_collision}
+HARD = functools.partial(kinopt.hard_collision, scatter="pairs")  # "auto" compiles twice as much
+BOTH = {"soft": kinopt.soft_collision, "hard": HARD}
 both = pytest.mark.parametrize("collision", BOTH.values(), ids=BOTH.keys())
 
 
@@ -58,7 +60,7 @@ class TestDefaults:
     def test_hard_is_metropolis_at_bounded_cost(self):
         parameters = inspect.signature(kinopt.hard_collision).parameters
         defaults = {name: p.default for name, p in parameters.items()}
-        assert (defaults["coll_coef"], defaults["distance"]) == (0.2, "rms")
+        assert (defaults["coll_coef"], defaults["distance"]) == (0.01, "rms")
         assert (defaults["combine"], defaults["scatter"]) == ("metropolis", "auto")
 
     @pytest.mark.parametrize(("neurons", "features"), [(64, 256), (256, 400)])
@@ -66,10 +68,22 @@ class TestDefaults:
         keys = jax.random.split(jax.random.key(0))
         w = 0.05 * jax.random.normal(keys[0], (features, neurons))
         g = jax.random.normal(keys[1], (features, neurons))
-        after, stats = collide(kinopt.hard_collision(), w, g)
+        after, stats = collide(kinopt.hard_collision(0.2), w, g)
         assert stats.accepted_fraction > 0.5
         assert stats.energy_ratio < 1
         np.testing.assert_allclose(after.sum(axis=1), g.sum(axis=1), atol=1e-3)
+        untouched, stats = collide(kinopt.hard_collision(), w, g)
+        assert stats.accepted_fraction == 0
+        np.testing.assert_array_equal(untouched, g)
+
+    def test_hard_scatters_copies_that_move_apart(self):
+        w = jnp.array([[1.0, 1.001, -2.0], [0.5, 0.5, 1.0]])
+        g = jnp.array([[1.0, -1.0, 0.0], [0.0, 0.0, 0.1]])
+        after, stats = collide(kinopt.hard_collision(), w, g)
+        np.testing.assert_allclose(stats.accepted_fraction, 1 / 3)
+        np.testing.assert_allclose(jnp.linalg.norm(after[:, :2], axis=0), 1, rtol=1e-5)
+        np.testing.assert_array_equal(after[:, 2], g[:, 2])
+        assert not np.allclose(after, g)
 
     @pytest.mark.parametrize("coll_coef", [0.02, 0.3, 0.99])
     def test_auto_is_one_of_the_two(self, coll_coef):
@@ -151,7 +165,7 @@ class TestTypes:
     @both
     def test_what_does_not_fit_the_type_is_kept_and_counted(self, collision, dtype):
         """Two batch slices, one of which overflows where the result is cast back."""
-        options = {"combine": "sum"} if collision is kinopt.hard_collision else {}
+        options = {"combine": "sum"} if collision is HARD else {}
         coefficient = 1.0 if options else 3.0
         tx = collision(coefficient, neuron_axes=kinopt.NeuronAxes(2, 1), **options)
         large = float(jnp.finfo(dtype).max) / 1.5
@@ -325,7 +339,7 @@ class TestStates:
 
 
 # Without the type checks of the tests, which users do not have.
-soft, hard = (inspect.unwrap(collision) for collision in BOTH.values())
+soft, hard = map(inspect.unwrap, (kinopt.soft_collision, kinopt.hard_collision))
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ COLLISIONS = {"soft": kinopt.soft_collision(), "hard": kinopt.hard_collision()}
 
 def final_loss(net, tx):
     x, y = load_digits(return_X_y=True)
-    x, y = jnp.asarray(x[:256].reshape(-1, 8, 8) / 16, jnp.float32), jnp.asarray(y[:256])
+    x, y = jnp.asarray(x[:128].reshape(-1, 8, 8) / 16, jnp.float32), jnp.asarray(y[:128])
     params = net.init(jax.random.key(0), x)
 
     def loss(params):
