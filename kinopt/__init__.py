@@ -21,8 +21,9 @@ from kinopt.collisions import (
 )
 from kinopt.descent import bbi, ecd, ecdsep
 from kinopt.descent_state import ECDState
-from kinopt.descent_stats import ECDStats, ecd_stats
+from kinopt.descent_stats import ECDStats, IsokineticStats, ecd_stats
 from kinopt.hyperparameters import static_args
+from kinopt.isokinetic import IsokineticState, isokinetic
 from kinopt.layers import NeuronAxes, layer_mask
 from kinopt.time_step import suggest_dt
 
@@ -31,6 +32,8 @@ __all__ = [
     "CollisionStats",
     "ECDState",
     "ECDStats",
+    "IsokineticState",
+    "IsokineticStats",
     "NeuronAxes",
     "basins",
     "bbi",
@@ -42,6 +45,7 @@ __all__ = [
     "ensemble",
     "hamiltonians",
     "hard_collision",
+    "isokinetic",
     "landscapes",
     "layer_mask",
     "metrics",

@@ -68,6 +68,8 @@ def ecd(
     eps1: Number = 1e-10,
     eps2: Number = 1e-40,
     mu_dtype: Any = None,
+    cool: bool = False,
+    weight_decay: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Energy-conserving descent with any Hamiltonian and bounce rules (BBI paper, section 2).
 
@@ -112,6 +114,13 @@ def ecd(
         normal number of the state's type, and where |Pi| would overflow (for Born-Infeld at
         V <= 4 E^2 / largest number; for float16 momentum at |Pi| above 32752).
       mu_dtype: type of the momentum; by default that of each parameter.
+      cool: a departure from the paper: a schedule anneals the drift alone, and the kick keeps the
+        time step that the schedule gives at count 0. In the paper's step momentum is hardly
+        renewed any more once Delta t is small. Without a schedule it changes nothing (nor under
+        `inject_hyperparams`, which hides it).
+      weight_decay: w >= 0, decoupled and scaled like the drift: a step that moves also takes
+        w Delta t_k / Delta t_0 Theta off the parameters, and `update` needs `params`. (Decay before
+        the descent would falsify the force; after it, it would not follow the bounces.)
 
     Returns:
       A transformation with `update(grads, state, params=None, *, value, **extra)`, state
@@ -125,8 +134,9 @@ def ecd(
 
     Raises:
       ValueError: for arguments out of range; for a Hamiltonian that feels no force at rest without
-        extra energy; in `update`, for a missing or non-scalar `value`, and for gradients of
-        another structure or shape than the parameters.
+        extra energy; for a schedule that starts at 0 where `cool` or `weight_decay` takes it as
+        the measure; in `update`, for a missing or non-scalar `value`, for gradients of another
+        structure or shape than the parameters, and for decay without `params`.
       TypeError: for arguments of another type; in `init` for complex parameters (`jax.grad` gives
         the conjugate of the ascent direction: use real and imaginary parts).
 
@@ -167,8 +177,14 @@ def ecd(
             "objective_power": objective_power,
             "eps1": eps1,
             "eps2": eps2,
+            "weight_decay": weight_decay,
         },
-        flags={"conserve_energy": conserve_energy, "adapt_f_min": adapt_f_min, "stay": stay},
+        flags={
+            "conserve_energy": conserve_energy,
+            "adapt_f_min": adapt_f_min,
+            "stay": stay,
+            "cool": cool,
+        },
         initial_direction=initial_direction,
         integrator=integrator,
         key=key,
@@ -190,7 +206,11 @@ def ecd(
         eps1=eps1,
         eps2=eps2,
         mu_dtype=mu_dtype,
+        cool=cool,
+        weight_decay=weight_decay,
     )
+    if cool or settings.decays:
+        descent_checks.check_start_of_schedule(learning_rate)
     # Compiled once for each transformation, so that calls outside of jit are quick too; inside of
     # jit it is inlined and leaves no trace.
     step = jax.jit(functools.partial(dynamics.step, settings), inline=True)
@@ -202,14 +222,18 @@ def ecd(
 
     def update(updates, state, params=None, *, value=None, **extra_args):
         nonlocal may_warn
-        del params, extra_args  # the step needs neither
+        del extra_args
+        if not settings.decays:
+            params = None  # the step does not need them
+        elif params is None:
+            raise ValueError(descent_checks.NO_PARAMS)
         loss = descent_checks.checked_value(value)
         gradient = jax.tree.map(descent_checks.as_array, updates)
         descent_checks.refuse_other_gradients(gradient, state.momentum)
         if may_warn and descent_checks.is_concrete(loss, state.count, f_min):
             may_warn = False  # once: looking waits for the device
             descent_checks.warn_of_no_start(loss, state, f_min)
-        return step(gradient, state, loss)
+        return step(gradient, state, loss, params)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -231,6 +255,8 @@ def bbi(
     eps1: Number = 1e-10,
     eps2: Number = 1e-40,
     mu_dtype: Any = None,
+    cool: bool = False,
+    weight_decay: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Bouncing Born-Infeld: Algorithm 1 of the BBI paper.
 
@@ -261,9 +287,11 @@ def bbi(
       eps1: epsilon_1 of Algorithm 1.
       eps2: epsilon_2 of Algorithm 1.
       mu_dtype: type of the momentum.
+      cool: the schedule anneals the drift alone; see `ecd`.
+      weight_decay: decoupled decay of the parameters; see `ecd`.
 
     Returns:
-      A transformation as described at `ecd`, which explains the last nine arguments in full. Its
+      A transformation as described at `ecd`, which explains the last eleven arguments in full. Its
       state is one momentum (half of Adam's) and a few scalars.
 
     Raises:
@@ -308,6 +336,8 @@ def bbi(
         eps1=eps1,
         eps2=eps2,
         mu_dtype=mu_dtype,
+        cool=cool,
+        weight_decay=weight_decay,
     )
 
 
@@ -328,6 +358,8 @@ def ecdsep(
     eps1: Number = 1e-10,
     eps2: Number = 1e-40,
     mu_dtype: Any = None,
+    cool: bool = False,
+    weight_decay: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """ECDSep: energy-conserving descent with the separable Hamiltonian.
 
@@ -357,6 +389,8 @@ def ecdsep(
       eps1: see `ecd`.
       eps2: see `ecd`.
       mu_dtype: see `ecd`.
+      cool: see `ecd`.
+      weight_decay: see `ecd`.
 
     Returns:
       A transformation as described at `ecd`.
@@ -399,4 +433,6 @@ def ecdsep(
         eps1=eps1,
         eps2=eps2,
         mu_dtype=mu_dtype,
+        cool=cool,
+        weight_decay=weight_decay,
     )

@@ -21,7 +21,19 @@ from kinopt._typing import PyTree
 from kinopt.descent_state import Direction, ECDState, IntegratorName
 from kinopt.hamiltonians import Hamiltonian
 
-__all__ = ["check_arguments", "checked_value", "refuse_other_gradients", "warn_of_no_start"]
+__all__ = [
+    "NO_PARAMS",
+    "check_arguments",
+    "check_start_of_schedule",
+    "checked_value",
+    "refuse_other_gradients",
+    "warn_of_no_start",
+]
+
+NO_PARAMS = (
+    "weight decay needs the parameters: call update(grads, state, params, value=loss), or leave "
+    "weight_decay out."
+)
 
 
 def check_arguments(
@@ -74,6 +86,23 @@ def check_arguments(
         raise ValueError(
             "this Hamiltonian feels no force at rest, so a run without extra energy would never "
             f"move. Pass extra_energy > 0; got {shown(extra_energy)}."
+        )
+
+
+def check_start_of_schedule(learning_rate: Any) -> None:
+    """Refuses a schedule that starts at zero where its first value is the measure of the others.
+
+    Raises:
+      ValueError: if it does, and this can be seen.
+    """
+    if not callable(learning_rate):
+        return
+    start: Any = learning_rate(jnp.zeros((), jnp.int32))
+    if not is_traced(start) and float(start) == 0:
+        raise ValueError(
+            "learning_rate starts at 0, and cool and weight_decay take the schedule's value at "
+            "count 0 as its peak, so that there would be no kick. Let the warm-up start above 0, "
+            "or leave both out."
         )
 
 

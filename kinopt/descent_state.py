@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from kinopt import brackets, trees
+from kinopt._checks import is_plain
 from kinopt._keys import key_data
-from kinopt._typing import Key, Number, PyTree, Schedule
+from kinopt._typing import Key, Number, PyTree, Scalar, Schedule
 from kinopt.bounces import BounceRule
 from kinopt.hamiltonians import Hamiltonian
 
@@ -18,7 +19,9 @@ __all__ = [
     "Integrator",
     "IntegratorName",
     "Settings",
+    "at_rest",
     "initial_state",
+    "step_lengths",
 ]
 
 Direction: TypeAlias = Literal["gradient", "random"]
@@ -93,10 +96,29 @@ class Settings(NamedTuple):
     eps1: Number
     eps2: Number
     mu_dtype: Any  # type of the momentum, or None
+    cool: bool = False  # the schedule anneals the drift alone
+    weight_decay: Number = 0.0  # decoupled
+
+    @property
+    def decays(self) -> bool:
+        """Whether a step reads the parameters."""
+        return not (is_plain(self.weight_decay) and float(self.weight_decay) == 0)
 
 
-def initial_state(settings: Settings, params: PyTree) -> ECDState:
-    """The state before the first step: at rest, no energy yet."""
+def step_lengths(rate: Number | Schedule, count: jax.Array, dtype: Any) -> tuple[Scalar, Scalar]:
+    """What a schedule gives for this step, and at the start; a number is the same all along."""
+    if not callable(rate):
+        number = jnp.asarray(rate, dtype)
+        return number, number
+    return jnp.asarray(rate(count), dtype), jnp.asarray(rate(jnp.zeros_like(count)), dtype)
+
+
+def at_rest(params: PyTree, mu_dtype: Any) -> tuple[PyTree, jnp.dtype]:
+    """A momentum of zero like the parameters, and the type of the state's numbers.
+
+    Raises:
+      TypeError: for complex parameters.
+    """
     # Placeholders of optax.tree.map_params have no leaves: nothing here may need one.
     for path, leaf in jax.tree.leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
@@ -110,10 +132,16 @@ def initial_state(settings: Settings, params: PyTree) -> ECDState:
                 "functools.partial(tx.update, value=value)))."
             )
     floating = [leaf for leaf in jax.tree.leaves(params) if trees.is_floating(leaf)]
-    dtype = trees.accumulator_dtype(*floating)
 
-    def at_rest(leaf):
-        return jnp.zeros_like(leaf, settings.mu_dtype if trees.is_floating(leaf) else None)
+    def zeros(leaf):
+        return jnp.zeros_like(leaf, mu_dtype if trees.is_floating(leaf) else None)
+
+    return jax.tree.map(zeros, params), trees.accumulator_dtype(*floating)
+
+
+def initial_state(settings: Settings, params: PyTree) -> ECDState:
+    """The state before the first step: at rest, no energy yet."""
+    momentum, dtype = at_rest(params, settings.mu_dtype)
 
     def zero(dtype):
         return jnp.zeros((), dtype)
@@ -121,7 +149,7 @@ def initial_state(settings: Settings, params: PyTree) -> ECDState:
     return ECDState(
         count=zero(jnp.int32),
         energy=zero(dtype),
-        momentum=jax.tree.map(at_rest, params),
+        momentum=momentum,
         momentum_sq=zero(dtype),
         potential=zero(dtype),
         speed=zero(dtype),

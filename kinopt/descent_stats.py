@@ -9,8 +9,9 @@ import numpy as np
 from kinopt._checks import is_traced, shown
 from kinopt._typing import PyTree
 from kinopt.descent_state import ECDState
+from kinopt.isokinetic import IsokineticState
 
-__all__ = ["ECDStats", "ecd_stats"]
+__all__ = ["ECDStats", "IsokineticStats", "ecd_stats"]
 
 
 class ECDStats(NamedTuple):
@@ -30,9 +31,26 @@ class ECDStats(NamedTuple):
     num_skipped: jax.Array  # updates passed over: something not finite, or overflowing
 
     def __repr__(self) -> str:
-        lines = [f"  {name}={_brief(value)}" for name, value in self._asdict().items()]
-        shut = "\n)  # has not moved: V <= 0 at the first loss; lower f_min, or adapt_f_min=True"
-        return "\n".join(["ECDStats(", *lines]) + (shut if _never_moved(self) else "\n)")
+        shut = "  # has not moved: V <= 0 at the first loss; lower f_min, or adapt_f_min=True"
+        return _printed(self) + (shut if _never_moved(self) else "")
+
+
+class IsokineticStats(NamedTuple):
+    """The same for `kinopt.isokinetic`; see `IsokineticState`."""
+
+    potential: jax.Array  # F - F_0 at the start of the last step
+    kick: jax.Array  # delta of the last step: far below 1, u hardly turns; far above, it forgets
+    lowest_value: jax.Array  # lowest loss
+    num_clamped: jax.Array  # steps with F <= F_0, on which u was set to e
+    num_skipped: jax.Array  # updates passed over: something not finite
+
+    def __repr__(self) -> str:
+        return _printed(self)
+
+
+def _printed(stats: ECDStats | IsokineticStats) -> str:
+    lines = [f"  {name}={_brief(value)}" for name, value in stats._asdict().items()]
+    return "\n".join([f"{type(stats).__name__}(", *lines, ")"])
 
 
 def _brief(value) -> str:
@@ -51,15 +69,15 @@ def _never_moved(stats: ECDStats) -> bool:
 
 
 _HARMLESS = ("EmptyState", "MaskedState", "MaskedNode", "PartitionState", "MultiStepsState")
-_HARMLESS += ("ApplyIfFiniteState", "SnapshotState", "MonitorState", "ECDState")
+_HARMLESS += ("ApplyIfFiniteState", "SnapshotState", "MonitorState", "ECDState", "IsokineticState")
 """States of Optax that say nothing of a change to the update."""
 
 
 def _is_descent(x) -> bool:
-    return isinstance(x, ECDState)
+    return isinstance(x, ECDState | IsokineticState)
 
 
-def _descents(opt_state: PyTree) -> list[ECDState]:
+def _descents(opt_state: PyTree) -> list[ECDState | IsokineticState]:
     return [x for x in jax.tree.leaves(opt_state, is_leaf=_is_descent) if _is_descent(x)]
 
 
@@ -99,16 +117,16 @@ def _check_last_in_chain(opt_state: PyTree) -> None:
         )
 
 
-def ecd_stats(opt_state: PyTree) -> ECDStats:
+def ecd_stats(opt_state: PyTree) -> ECDStats | IsokineticStats:
     """Diagnostics of an energy-conserving descent, found anywhere in an optimizer state.
 
     Args:
-      opt_state: an `ECDState`, or the state of a chain, `masked`, `partition`, `MultiSteps`,
-        `inject_hyperparams`, ... that contains exactly one. Works under `jit`; for a state with a
-        leading axis (`vmap`), so have the statistics.
+      opt_state: an `ECDState` or `IsokineticState`, or the state of a chain, `masked`, `partition`,
+        `MultiSteps`, `inject_hyperparams`, ... that contains exactly one. Works under `jit`; for a
+        state with a leading axis (`vmap`), so have the statistics.
 
     Returns:
-      An `ECDStats` of arrays.
+      An `ECDStats` of arrays; for `kinopt.isokinetic` an `IsokineticStats`.
 
     Raises:
       ValueError: if the state contains no descent or several, or if it shows another
@@ -139,12 +157,14 @@ def ecd_stats(opt_state: PyTree) -> ECDStats:
     found = _descents(opt_state)
     if len(found) != 1:
         raise ValueError(
-            f"expected one ECDState in the optimizer state, found {len(found)}. "
+            f"expected one descent in the optimizer state, found {len(found)}. "
             + (
                 "Pass the part of the state that belongs to one descent."
                 if found
-                else "Pass the state of kinopt.bbi, ecd or ecdsep, or of a chain around it."
+                else "Pass the state of kinopt.bbi, ecd, ecdsep or isokinetic, or of a chain "
+                "around it."
             )
         )
     _check_last_in_chain(opt_state)
-    return ECDStats(*(jnp.asarray(getattr(found[0], name)) for name in ECDStats._fields))
+    kind = ECDStats if isinstance(found[0], ECDState) else IsokineticStats
+    return kind(*(jnp.asarray(getattr(found[0], name)) for name in kind._fields))

@@ -16,7 +16,13 @@ that biases the density of V by an amount that does not fall with dt.
 
 The first three lines are one sum over two trees, Pi' = a Pi - k g, for two scalars a and k that are
 known beforehand, because |Pi|^2 is carried along. Their order costs nothing: a step sums up |g|^2,
-writes Pi' and the update, and sums up |Pi'|^2. It never reads the parameters.
+writes Pi' and the update, and sums up |Pi'|^2. It never reads the parameters, unless they decay.
+
+Two settings are not the paper's. `cool`: dt of the kicks is what the schedule gives at the start,
+so that annealing shortens the drift alone and the momentum goes on being renewed. `weight_decay`:
+the update is less w dt / dt_0 Theta. Both leave the energy of Eq. 48 what it is, a number that the
+momentum is rescaled to at every step: where kick and drift have other time steps, H changes within
+a step at first order in their difference, and `energy_error` shows by how much.
 
 `step` is told in five phases: `look` (where are we, what is due), `restore_or_bounce`, `kick`,
 `drift`, and `remember`. Three squares of momentum occur in them: `asked_sq`, q(V, E), what the
@@ -35,7 +41,7 @@ from kinopt import momenta, trees
 from kinopt._batching import any_lane
 from kinopt._keys import typed_key
 from kinopt._typing import PyTree, Scalar
-from kinopt.descent_state import ECDState, Settings
+from kinopt.descent_state import ECDState, Settings, step_lengths
 from kinopt.hamiltonians import force_factor, velocity_factor
 from kinopt.shell import Shell, energy_shell
 
@@ -46,6 +52,7 @@ class Outlook(NamedTuple):
     """What `look` finds: all that is known before anything is written. Scalars of shape []."""
 
     dt: Scalar
+    decay: Scalar  # by what part of themselves the parameters shrink
     shell: Shell
     length: Scalar  # sqrt(asked_sq)
     kick: Scalar  # dt dH/dV dV/dloss; 0 where nothing moves
@@ -74,7 +81,11 @@ class Aim(NamedTuple):
 
 
 def step(
-    settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar
+    settings: Settings,
+    gradient: PyTree,
+    state: ECDState,
+    loss: Scalar,
+    params: PyTree = None,
 ) -> tuple[PyTree, ECDState]:
     """One step: the displacement of the parameters and the next state.
 
@@ -83,28 +94,29 @@ def step(
       gradient: grad of the loss, like the parameters.
       state: what the last step left.
       loss: the loss at the parameters, shape [].
+      params: the parameters, where they decay.
     """
     seen = look(settings, gradient, state, loss)
     aim = restore_or_bounce(settings, gradient, state, seen)  # Pi <- a Pi, or a random direction
     momentum, momentum_sq = kick(gradient, aim, seen)  # Pi <- Pi - dt dH/dV grad V
-    update = drift(settings, gradient, seen, momentum, momentum_sq)  # dt 2 dH/dq Pi
+    update = drift(settings, gradient, seen, momentum, momentum_sq, params)  # dt 2 dH/dq Pi
     after = remember(settings, state, loss, seen, aim, momentum, momentum_sq)
     return _contained(update, after, state)
 
 
 def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) -> Outlook:
     """Where the step stands, and what it is going to do."""
-    dtype, rate = state.energy.dtype, settings.learning_rate
+    dtype = state.energy.dtype
     eps = momenta.unit_roundoff(loss, state.energy, *jax.tree.leaves(gradient))
     loss = loss.astype(dtype)
-    dt = jnp.asarray(rate(state.count) if callable(rate) else rate, dtype)
+    dt, dt_at_start = step_lengths(settings.learning_rate, state.count, dtype)
     first = ~jnp.isfinite(state.initial_value)
     # One pass over the gradient tells whether all of it is finite, before anything is written.
     gradient_sq = trees.squared_norm(gradient).astype(dtype)
     shell = energy_shell(settings, state, loss, first, eps)
     length = momenta.root(shell.asked_sq)
     force = force_factor(settings.hamiltonian, shell.v, shell.asked_sq).astype(dtype)
-    kick = dt * (force * shell.slope)
+    kick = (dt_at_start if settings.cool else dt) * (force * shell.slope)
     # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max. A kick
     # that is too long for the type is another thing: an infinity that would come of this step.
     largest = momenta.largest_momentum(state.momentum, dtype)
@@ -123,6 +135,7 @@ def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) ->
     bounced = wanted & ~shell.arrived
     return Outlook(
         dt=dt,
+        decay=jnp.asarray(settings.weight_decay, dtype) * (dt / dt_at_start),
         shell=shell,
         length=length,
         kick=jnp.where(moving, kick, 0),
@@ -193,18 +206,19 @@ def kick(gradient: PyTree, aim: Aim, seen: Outlook) -> tuple[PyTree, Scalar]:
     kicked = momenta.combine(aim.stretch, aim.base, -aim.pull, gradient)
     # Where the step is not good nothing was drawn, and `base` is the old momentum. (Naming the old
     # momentum itself here would keep its buffer alive, at the cost of a copy at every step.)
-    momentum = jax.tree.map(
-        lambda new, old: jnp.where(aim.good, new.astype(old.dtype), old), kicked, aim.base
-    )
-    # The barrier makes this the norm of what is stored, rounded to its type, read once.
-    stored = jax.lax.optimization_barrier(momentum)
-    return momentum, trees.squared_norm(stored).astype(seen.dt.dtype)
+    momentum, momentum_sq = momenta.stored(kicked, aim.base, aim.good)
+    return momentum, momentum_sq.astype(seen.dt.dtype)
 
 
 def drift(
-    settings: Settings, gradient: PyTree, seen: Outlook, momentum: PyTree, momentum_sq: Scalar
+    settings: Settings,
+    gradient: PyTree,
+    seen: Outlook,
+    momentum: PyTree,
+    momentum_sq: Scalar,
+    params: PyTree,
 ) -> PyTree:
-    """The displacement of the parameters (Eq. 12)."""
+    """The displacement of the parameters (Eq. 12), and their decay."""
     hamiltonian, shell, dtype = settings.hamiltonian, seen.shell, seen.dt.dtype
     v, q = shell.v, shell.asked_sq
     if settings.integrator.drifts_at_midpoint:
@@ -216,16 +230,10 @@ def drift(
     if hamiltonian.drift == "kicked":
         q = momentum_sq
     factor = seen.dt * velocity_factor(hamiltonian, v, q).astype(dtype)
-    factor = jnp.where(seen.moving & ~seen.waits, factor, 0)
-
-    def displacement(pi, g):
-        if not trees.is_floating(pi):
-            return jnp.zeros_like(pi if g.dtype == jax.dtypes.float0 else g)
-        # Zero times the momentum is zero: the momentum is finite whatever the gradient is.
-        wide = trees.accumulator_dtype(pi)
-        return (factor.astype(wide) * pi.astype(wide)).astype(g.dtype)
-
-    return jax.tree.map(displacement, momentum, gradient)
+    drifts = seen.moving & ~seen.waits
+    factor = jnp.where(drifts, factor, 0)
+    decay = jnp.where(drifts, seen.decay, 0)
+    return momenta.displacement(factor, momentum, gradient, decay, params)
 
 
 def remember(

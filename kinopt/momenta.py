@@ -2,6 +2,7 @@
 
     Pi' = a Pi - k g                        `combine`
     |Pi - k g|^2                            `kicked_sq`
+    f Pi - w Theta                          `displacement`
     B = keep (Pi - pull g) + mix N          `draw`, of a bounce or a turn
 
 Everything is computed in float32 or wider (`kinopt.trees`), whatever the types of the leaves.
@@ -15,11 +16,13 @@ from kinopt._typing import PyTree, Scalar
 
 __all__ = [
     "combine",
+    "displacement",
     "draw",
     "is_narrow",
     "kicked_sq",
     "largest_momentum",
     "root",
+    "stored",
     "unit_roundoff",
 ]
 
@@ -37,6 +40,44 @@ def combine(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
         return a.astype(wide) * x.astype(wide) + b.astype(wide) * y.astype(wide)
 
     return jax.tree.map(leaf, x, y)
+
+
+def stored(new: PyTree, old: PyTree, good: jax.Array) -> tuple[PyTree, Scalar]:
+    """The new momentum in the old one's types, or the old one, and its square as it is stored."""
+    momentum = jax.tree.map(lambda new, old: jnp.where(good, new.astype(old.dtype), old), new, old)
+    # The barrier makes this the norm of what is stored, rounded to its type, read once.
+    return momentum, trees.squared_norm(jax.lax.optimization_barrier(momentum))
+
+
+def displacement(
+    factor: Scalar,
+    momentum: PyTree,
+    gradient: PyTree,
+    decay: Scalar,
+    params: PyTree = None,
+    mask: list[bool] | None = None,
+) -> PyTree:
+    """The update, factor Pi - decay Theta, in the gradient's types; no decay without parameters.
+
+    `mask` says of each leaf whether it decays; None: all do.
+    """
+    leaves, structure = jax.tree.flatten(momentum)
+    gradients = jax.tree.leaves(gradient)
+    thetas = [None] * len(leaves) if params is None else jax.tree.leaves(params)
+    decays = [True] * len(leaves) if mask is None else mask
+
+    def leaf(pi, g, theta, on):
+        if not trees.is_floating(pi):
+            return jnp.zeros_like(pi if g.dtype == jax.dtypes.float0 else g)
+        # Zero times the momentum is zero: the momentum is finite whatever the gradient is.
+        wide = trees.accumulator_dtype(pi)
+        moved = factor.astype(wide) * pi.astype(wide)
+        if theta is not None and on:
+            moved -= decay.astype(wide) * jnp.asarray(theta).astype(wide)
+        return moved.astype(g.dtype)
+
+    moved = map(leaf, leaves, gradients, thetas, decays)
+    return jax.tree.unflatten(structure, list(moved))
 
 
 def root(x: Scalar) -> Scalar:

@@ -116,6 +116,9 @@ CASES = [
     _descent("bbi-adaptive", kinopt.bbi, adapt_f_min=True, f_min=3.0),
     _descent("bbi-random", kinopt.bbi, initial_direction="random", extra_energy=1.0),
     _descent("ecdsep", kinopt.ecdsep, eta=2.0, nu=1e-2),
+    _descent("bbi-cool", kinopt.bbi, cool=True, weight_decay=1e-2, extra_energy=1.0),
+    _descent("isokinetic", kinopt.isokinetic, is_variant=False),
+    _descent("isokinetic-turning", kinopt.isokinetic, nu=0.01, weight_decay=1e-2, mask="kernel"),
     _ecd("massive", extra_energy=1.0),
     _ecd("logarithmic", extra_energy=1.0),
 ]

@@ -205,7 +205,9 @@ def _warn_of_order(opt_state: Any) -> None:
                 "collision first: optax.chain(kinopt.soft_collision(...), optax.adamw(...)).",
                 stacklevel=3,
             )
-        before |= {n for n in _names(part) if n.startswith(("ScaleBy", "Trace", "ECD"))}
+        before |= {
+            n for n in _names(part) if n.startswith(("ScaleBy", "Trace", "ECD", "Isokinetic"))
+        }
     for part in opt_state:
         _warn_of_order(part)
 

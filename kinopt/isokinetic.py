@@ -1,0 +1,239 @@
+r"""Isokinetic descent: steps of given length whose direction the gradient turns.
+
+The direction u, |u| = 1, moves on the sphere of all parameters, and the time of a step is the
+length of its path. With e = -grad F/|grad F|, d parameters and the peak rate rho,
+
+$$
+delta = kappa |grad F| / (F - F_0),   kappa = rho (eta/2) d/(d-1)
+u <- (u + e (sinh delta + (e.u)(cosh delta - 1))) / (cosh delta + (e.u) sinh delta)    kick
+theta <- (1 - w a_t) theta + rho a_t u                                                  drift
+$$
+
+The kick is exact: u turns towards e in their common plane, tan(angle/2) falling by exp(-delta).
+The orbits are those of the separable Hamiltonian with s = 0, H = eta log(F - F_0) + log |Pi|^2
+(ECDSep, `kinopt.hamiltonians.separable`), but for the factor d/(d - 1); there |Pi| is a function of
+F, here it need not be known, and no power of F is ever taken. With the factor a mixing run at a
+constant rate spends its path with the density (F - F_0)^(-eta d / 2). It is the member q = 1 of the
+family of arXiv 2501.18419. Departures from it: `cool`, decoupled decay, one sphere for all tensors.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kinopt import descent_checks, momenta, trees
+from kinopt._checks import check_dtype, check_flag, check_key, check_number, is_plain
+from kinopt._keys import key_data, typed_key
+from kinopt._typing import Key, Number, PyTree, Scalar, Schedule
+from kinopt.descent_state import at_rest, step_lengths
+from kinopt.layers import along_leaves, as_mask
+
+__all__ = ["IsokineticState", "isokinetic"]
+
+LARGEST_KICK = 30.0
+"""Of delta: beyond, u is e to the last digit, and in float32 exp(-2 delta) is still a number."""
+
+
+class IsokineticState(NamedTuple):
+    """State of `isokinetic`. `[]` is the shape of a scalar; read by `kinopt.ecd_stats`."""
+
+    count: jax.Array  # int32 []: steps so far  # pyright: ignore[reportIncompatibleMethodOverride]
+    momentum: PyTree  # like the parameters, in mu_dtype: u
+    momentum_sq: jax.Array  # float []: |u|^2 as stored; 0 before the first step
+    lowest_value: jax.Array  # float []: lowest loss so far
+    key: jax.Array  # uint32 [...]: data of the key of the rotations
+
+    # What only shows.
+    potential: jax.Array  # float []: F - F_0 at the start of the last step
+    kick: jax.Array  # float []: delta of the last step
+    num_clamped: jax.Array  # int32 []: steps with F <= F_0, on which u is set to e
+    num_skipped: jax.Array  # int32 []: updates passed over: something not finite
+
+
+def isokinetic(
+    learning_rate: Number | Schedule,
+    *,
+    eta: Number = 100.0,
+    f_min: Number = -1.0,
+    weight_decay: Number = 0.0,
+    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
+    nu: Number = 0.0,
+    cool: bool = True,
+    key: Key = 0,
+    mu_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Descent at unit speed: each update has the length that the schedule gives.
+
+    $$
+    delta = rho (eta/2) d/(d-1) |g| / (F - F_0),   e = -g/|g|
+    u <- (u + e (sinh delta + (e.u)(cosh delta - 1))) / (cosh delta + (e.u) sinh delta)
+    update = rho a_t u - w a_t theta
+    $$
+
+    One momentum is all its state, half of Adam's. To begin with: a cosine schedule from
+    rho = 0.01 |theta_0| (all parameters as one vector) to 0, the other arguments as they are, and
+    weight_decay=1e-3. Then tune rho, and eta: a smaller one forgets more slowly, for clean data.
+
+    Args:
+      learning_rate: rho a_t > 0, the length of a step in parameter space; float or schedule, whose
+        value at count 0 is rho.
+      eta: > 0, how fast u turns. Only eta/(F - F_0) matters, and rho.
+      f_min: F_0, below all losses that will be seen: the default is for losses >= 0. Where
+        F <= F_0 the kick takes u to e, and `num_clamped` counts it.
+      weight_decay: w >= 0: the part of the parameters that is taken off at the peak rate.
+      mask: which leaves decay: a tree of bools or a prefix, a function from the parameters to one,
+        or patterns as in `kinopt.layer_mask`; None: all.
+      nu: >= 0: u turns at random at each step, by an angle of about nu sqrt(d), as in ECDSep.
+      cool: the schedule anneals the drift alone, and delta keeps rho; False: delta has rho a_t.
+      key: int, typed key or raw key data, for `nu`.
+      mu_dtype: type of u; by default that of each parameter.
+
+    Returns:
+      A transformation with `update(grads, state, params=None, *, value, **extra)`, state
+      `IsokineticState`. It closes a chain. `value` is the loss F, shape []. A value or gradient
+      that is not finite makes a zero update and changes nothing but `num_skipped`; a gradient of
+      zero leaves u as it is. `params` are needed for decay only.
+
+    Raises:
+      TypeError: for arguments of another type; for complex parameters.
+      ValueError: for arguments out of range, a schedule that starts at 0, a single parameter, for
+        which there is no sphere; in `update`, for a missing or non-scalar `value`, for gradients of
+        another structure or shape than the parameters, and for decay without `params`.
+
+    Under `optax.inject_hyperparams` (`static_args=kinopt.static_args(isokinetic)`) a scheduled rate
+    anneals the kick too, since the schedule is not seen.
+
+    >>> import jax, jax.numpy as jnp, kinopt, optax
+    >>> loss = lambda x: jnp.sum(jnp.array([1.0, 10.0]) * x**2)
+    >>> optimizer = kinopt.isokinetic(optax.cosine_decay_schedule(0.1, 100))
+    >>> x = jnp.array([2.0, -1.0])
+    >>> state = optimizer.init(x)
+    >>> for _ in range(100):
+    ...     value, gradient = jax.value_and_grad(loss)(x)
+    ...     update, state = optimizer.update(gradient, state, x, value=value)
+    ...     x = optax.apply_updates(x, update)
+    >>> bool(loss(x) < 1e-2)
+    True
+    """
+    check_number("learning_rate", learning_rate, least=0, schedule=True)
+    check_number("eta", eta, above=0)
+    check_number("f_min", f_min)
+    check_number("weight_decay", weight_decay, least=0)
+    check_number("nu", nu, least=0)
+    check_flag("cool", cool)
+    check_key("key", key)
+    check_dtype("mu_dtype", mu_dtype)
+    mask = as_mask(mask)
+    descent_checks.check_start_of_schedule(learning_rate)
+    decays = not (is_plain(weight_decay) and float(weight_decay) == 0)
+    rotates = not (is_plain(nu) and float(nu) == 0)
+
+    def init(params: PyTree) -> IsokineticState:
+        momentum, dtype = at_rest(params, mu_dtype)
+        along_leaves(mask, params, True, "mask")
+        if num_parameters(momentum) == 1:
+            raise ValueError(
+                "isokinetic needs two parameters or more: the direction of a single one cannot "
+                "turn. Use kinopt.ecdsep."
+            )
+        return IsokineticState(  # no buffer twice: the state may be donated
+            count=jnp.zeros((), jnp.int32),
+            momentum=momentum,
+            momentum_sq=jnp.zeros((), dtype),
+            lowest_value=jnp.full((), jnp.inf, dtype),
+            key=key_data(key),
+            potential=jnp.zeros((), dtype),
+            kick=jnp.zeros((), dtype),
+            num_clamped=jnp.zeros((), jnp.int32),
+            num_skipped=jnp.zeros((), jnp.int32),
+        )
+
+    @functools.partial(jax.jit, inline=True)
+    def step(gradient, state, loss, params):
+        dtype = state.momentum_sq.dtype
+        loss = loss.astype(dtype)
+        rate, peak = step_lengths(learning_rate, state.count, dtype)
+        gap = loss - jnp.asarray(f_min, dtype)
+        gradient_sq = trees.squared_norm(gradient).astype(dtype)
+        good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
+        d = num_parameters(gradient)
+        kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2 * (d / max(d - 1, 1))
+        turned, delta = kicked(state, gradient, gradient_sq, kappa, gap)
+        if rotates:
+            turned = rotated(turned, state, jnp.asarray(nu, dtype))
+        momentum, momentum_sq = momenta.stored(turned, state.momentum, good)
+        momentum_sq = momentum_sq.astype(dtype)
+        drift = jnp.where(good, rate, 0) / length_of(momentum_sq)
+        decay = jnp.where(good, jnp.asarray(weight_decay, dtype) * (rate / peak), 0)
+        on = None if params is None else along_leaves(mask, params, True, "mask")
+        update = momenta.displacement(drift, momentum, gradient, decay, params, on)
+        after = state._replace(
+            count=optax.safe_increment(state.count),
+            momentum=momentum,
+            momentum_sq=momentum_sq,
+            lowest_value=jnp.minimum(loss, state.lowest_value),
+            potential=gap,
+            kick=delta,
+            num_clamped=state.num_clamped + (gap <= 0).astype(jnp.int32),
+        )
+        skipped = state._replace(
+            momentum=momentum, num_skipped=optax.safe_increment(state.num_skipped)
+        )
+        return update, jax.tree.map(lambda new, old: jnp.where(good, new, old), after, skipped)
+
+    def rotated(u, state, nu):
+        """The direction u + nu N."""
+        draw = jax.random.fold_in(typed_key(state.key, key), state.count)
+        u = momenta.combine(jnp.ones_like(nu), u, nu, trees.random_normal(draw, u))
+        scale = 1 / length_of(trees.squared_norm(u).astype(nu.dtype))
+        return jax.tree.map(lambda x: x * scale if trees.is_floating(x) else x, u)
+
+    def update(updates, state, params=None, *, value=None, **extra_args):
+        del extra_args
+        loss = descent_checks.checked_value(value)
+        gradient = jax.tree.map(descent_checks.as_array, updates)
+        descent_checks.refuse_other_gradients(gradient, state.momentum)
+        if decays and params is None:
+            raise ValueError(descent_checks.NO_PARAMS)
+        return step(gradient, state, loss, params if decays else None)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def num_parameters(tree: PyTree) -> int:
+    """Entries of the floating leaves: the dimension of Theta."""
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree) if trees.is_floating(leaf))
+
+
+def length_of(squared: Scalar) -> Scalar:
+    """|u|, and 1 where there is no u."""
+    return jnp.where(squared > 0, momenta.root(squared), 1)
+
+
+def kicked(
+    state: IsokineticState, gradient: PyTree, gradient_sq: Scalar, kappa: Scalar, gap: Scalar
+) -> tuple[PyTree, Scalar]:
+    """What the kick makes of u, and delta; e itself at the first step and where F <= F_0.
+
+    With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
+    and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
+    """
+    steepness, length = momenta.root(gradient_sq), length_of(state.momentum_sq)
+    delta = jnp.where(gap > 0, kappa * steepness / jnp.where(gap > 0, gap, 1), LARGEST_KICK)
+    delta = jnp.where(steepness > 0, jnp.minimum(delta, LARGEST_KICK), 0)
+    slope = jnp.where(steepness > 0, steepness, 1)
+    along = -trees.inner(state.momentum, gradient).astype(slope.dtype) / (length * slope)
+    along = jnp.clip(along, -1, 1)  # e.u
+    # Against the force to the last digit, rounding alone would say in which plane u turns.
+    towards = jnp.maximum(1 + along, 4 * jnp.finfo(along.dtype).eps)
+    x = jnp.exp(-delta)
+    against = (1 - along) * x**2
+    of_u = 2 * x / (towards + against)
+    of_e = (towards - against) / (towards + against) - of_u * along
+    aligned = (steepness > 0) & ((state.momentum_sq <= 0) | (gap <= 0))
+    of_u, of_e = jnp.where(aligned, 0, of_u), jnp.where(aligned, 1, of_e)
+    return momenta.combine(of_u / length, state.momentum, -of_e / slope, gradient), delta
