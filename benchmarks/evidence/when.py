@@ -46,7 +46,24 @@ from benchmarks.statistics import holm, mean_and_error, paired_p
 from benchmarks.train import Build, Training
 from kinopt.metrics import weight_correlation
 
-__all__ = ["METHODS", "PRESETS", "Settings", "Task", "headline", "load", "plot", "run", "table"]
+__all__ = [
+    "BATCH",
+    "HIDDEN",
+    "METHODS",
+    "MOMENTUM",
+    "PRESETS",
+    "SPLIT_SEED",
+    "TUNING_SEED",
+    "Settings",
+    "Task",
+    "headline",
+    "load",
+    "noisy",
+    "plot",
+    "run",
+    "table",
+    "training_set",
+]
 
 HIDDEN = 64
 BATCH = 64
@@ -238,7 +255,7 @@ def _find(done: Done, place: Row, method: tuple[str, str]) -> Row | None:
     return next((row for row in done.rows if wanted.items() <= row.items()), None)
 
 
-def _training_set(task: Task, few: bool, noise: float, settings: Settings):
+def training_set(task: Task, few: bool, noise: float, settings: Settings):
     """Labels with noise, and how many of the training examples are used."""
     labels = noisy(task.train_labels, noise, task.num_classes, SPLIT_SEED)
     return labels, min(settings.num_few, len(labels)) if few else len(labels)
@@ -246,7 +263,7 @@ def _training_set(task: Task, few: bool, noise: float, settings: Settings):
 
 def _search(task: Task, few: bool, noise: float, method, settings: Settings) -> Row:
     tried = trials(method[0], method[1], settings)
-    labels, num_train = _training_set(task, few, noise, settings)
+    labels, num_train = training_set(task, few, noise, settings)
     judged = noisy(task.validation_labels, noise, task.num_classes, SPLIT_SEED + 1)
     split = Split(task.train, labels, task.validation, judged)
     lanes = {name: np.repeat(values, settings.trial_seeds) for name, values in tried.items()}
@@ -265,7 +282,7 @@ def _search(task: Task, few: bool, noise: float, method, settings: Settings) -> 
 
 
 def _test(task: Task, few: bool, noise: float, method, chosen: Row, settings: Settings) -> Row:
-    labels, num_train = _training_set(task, few, noise, settings)
+    labels, num_train = training_set(task, few, noise, settings)
     split = Split(task.train, labels, task.test, task.test_labels)
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
     training = train(split, task.num_classes, method, chosen, seeds, num_train, settings)
