@@ -264,6 +264,10 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     assert held < cell("bbi.ackley", "bbi, published step", "here, Eq. 15") / 2
     accuracy = "test accuracy (%)"
     assert cell("demo", "bbi", accuracy) <= cell("demo", "sgd", accuracy) + 0.1
+    mean = "evidence.learning", "mean over tasks"
+    assert cell(*mean, "bbi") < cell(*mean, "bbi, cool") - 1, "cool mends most"
+    assert abs(cell(*mean, "isokinetic, cool")) < 0.31, "level"
+    assert cell(*mean, "isokinetic") > cell(*mean, "isokinetic, cool"), "cool gains nothing"
     ratio = "ratio to adam"
     assert cell("speed.steps", "50,000,000 / bbi", ratio) < 1.05
     assert cell("speed.steps", "50,000,000 / ecdsep", ratio) > 5
@@ -288,6 +292,9 @@ README_SAYS = (
     "SGD {{ cell | demo | sgd | test accuracy (%) }} %, AdamW "
     "{{ cell | demo | adamw | test accuracy (%) }}, `bbi` "
     "{{ cell | demo | bbi | test accuracy (%) }};",
+    "`isokinetic` {{ cell | evidence.learning | mean over tasks | isokinetic, cool }} points, with "
+    "`cool=False` {{ cell | evidence.learning | mean over tasks | isokinetic }}, on half of its "
+    "state; `bbi` {{ cell | evidence.learning | mean over tasks | bbi }} |",
 )
 """What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
 
