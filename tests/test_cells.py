@@ -145,6 +145,15 @@ def test_a_hash_puts_copies_together():
     assert together["random"] < 0.3
 
 
+def test_copies_fill_hashed_cells_in_random_order():
+    """All have one code: any two of eight copies meet in a cell of two as often, 1 time in 7."""
+    w, keys = jnp.ones((8, 3)), jax.random.split(jax.random.key(0), 2000)
+    orders = np.asarray(jax.vmap(lambda key: cell_order(w, key, "hash", 4))(keys))
+    cell = np.argsort(orders, axis=1) // 2
+    together = np.mean(cell[:, :, None] == cell[:, None], axis=0)[np.triu_indices(8, 1)]
+    assert np.all(np.abs(together - 1 / 7) < 5 * np.sqrt(1 / 7 * 6 / 7 / len(keys)))
+
+
 @KINDS
 def test_cells_change_from_step_to_step_and_memory_is_linear(cells):
     w, g = (jnp.asarray(x.T, jnp.float32) for x in layer(40, 6))

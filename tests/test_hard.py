@@ -17,7 +17,7 @@ from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.hard import hard_law
 from kinopt.collisions.partners import accepts, random_matching, squared_distances
 from kinopt.collisions.rows import energy_ratio
-from kinopt.collisions.scattering import pair_directions
+from kinopt.collisions.scattering import noise_of_factor, pair_directions, pool_rows
 
 COMBINE = ["sum", "metropolis", "matching"]
 every_combine = pytest.mark.parametrize("combine", COMBINE)
@@ -281,6 +281,17 @@ def test_mean_and_covariance_of_the_scattering(scatter, combine):
     expected = np.kron(laplacian, np.eye(3))
     assert np.all(np.abs(products.mean(axis=0) - expected) <= 5 * error + 1e-7)
     assert np.all(error.diagonal() <= 0.07 * expected.diagonal()), "too few samples to tell"
+
+
+def test_a_pool_in_parts_is_the_whole_pool():
+    """Devices draw the rows of Z 256 at a time, the last part beyond the layer's end."""
+    neurons = 600
+    rng = np.random.default_rng(0)
+    factor, g = jnp.asarray(rng.normal(size=(3, neurons)), jnp.float32), jnp.zeros((neurons, 2))
+    key = jax.random.key(4)
+    expected = factor @ pool_rows(key, 0, neurons, g)
+    np.testing.assert_allclose(noise_of_factor(key, factor, g), expected, rtol=0, atol=1e-4)
+    assert np.abs(expected).min() > 1
 
 
 class TestIdentities:
