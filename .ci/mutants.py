@@ -146,7 +146,7 @@ FAULTS = {
         ("crowd.largest(cosines),", "jnp.mean(cosines),"),
     ),
     "collisions/cells.py": (
-        ("tests/test_cells.py tests/test_draws.py -k cells", "tests/test_draws.py"),
+        ("tests/test_cells.py", "tests/test_draws.py"),
         ("num_cells = -(-neurons // cell_size)", "num_cells = neurons // cell_size"),
         ("fold(key, cell, CELL)", "fold(key, 0, CELL)"),
         ("num_keys=2", "num_keys=1"),

@@ -122,6 +122,27 @@ def test_momentum_and_energy_are_conserved_in_each_cell(cells, neurons):
             np.testing.assert_allclose((after[part] ** 2).sum(), (g[part] ** 2).sum())
 
 
+def test_cells_of_two_scatter_in_directions_of_their_own():
+    """Both keep the velocity of their centre of mass, and leave along n of the cell's key."""
+    with jax.enable_x64(True):
+        g = layer(8, 5)[1]
+        key = jax.random.key(3)
+
+        def law(w, g, key, crowd):
+            return hard_law(w, g, key, 1.0, combine="matching", crowd=crowd)
+
+        after, _ = collide(law, 0 * g, g, key, 2, "random", candidates=lambda n: n // 2)
+        directions = []
+        for (i, j), cell_key in zip(*cells_of(0 * g, key, "random", 2), strict=True):
+            first, second = jnp.array([0]), jnp.array([1])
+            n = np.asarray(pair_directions(cell_key, first, second, jnp.asarray(g[:2])))[0]
+            scattered = np.linalg.norm(g[i] - g[j]) * n / 2
+            np.testing.assert_allclose(after[i], (g[i] + g[j]) / 2 + scattered, atol=1e-13)
+            np.testing.assert_allclose(after[j], (g[i] + g[j]) / 2 - scattered, atol=1e-13)
+            directions.append(n)
+    assert np.linalg.matrix_rank(np.stack(directions)) == 4
+
+
 def test_one_cell_is_the_layer():
     """A cell as large as the layer changes nothing, not the directions either."""
     w, g = (jnp.asarray(x.T, jnp.float32) for x in layer(7, 4))

@@ -83,17 +83,6 @@ class TestDefaults:
         blocks, _ = collide(kinopt.hard_collision(coll_coef, block_size=5), w, g)
         np.testing.assert_allclose(auto, blocks, atol=1e-5)
 
-    def test_auto_is_decided_for_each_of_many_layers(self):
-        """Under `vmap`: one layer with few collisions beside one with many."""
-        w, g = gas(neurons=24, features=6)
-        w = jnp.stack([12 * w, w])  # far apart, 29 of 276 pairs collide; near, all do
-        both, stats = jax.vmap(lambda w: collide(kinopt.hard_collision(0.99), w, g))(w)
-        np.testing.assert_allclose(stats.accepted_fraction, [29 / 276, 1], rtol=1e-6)
-        for n, scatter in enumerate(("pairs", "gaussian")):
-            expected, _ = collide(kinopt.hard_collision(0.99, scatter=scatter), w[n], g)
-            np.testing.assert_allclose(both[n], expected, atol=1e-5)
-            assert np.abs(expected - g).max() > 0.1
-
     def test_auto_meets_both_kinds(self):
         w, g = gas(neurons=24, features=6)
         fractions = [
