@@ -132,15 +132,15 @@ def test_cells_of_two_scatter_in_directions_of_their_own():
             return hard_law(w, g, key, 1.0, combine="matching", crowd=crowd)
 
         after, _ = collide(law, 0 * g, g, key, 2, "random", candidates=lambda n: n // 2)
-        directions = []
-        for (i, j), cell_key in zip(*cells_of(0 * g, key, "random", 2), strict=True):
-            first, second = jnp.array([0]), jnp.array([1])
-            n = np.asarray(pair_directions(cell_key, first, second, jnp.asarray(g[:2])))[0]
-            scattered = np.linalg.norm(g[i] - g[j]) * n / 2
-            np.testing.assert_allclose(after[i], (g[i] + g[j]) / 2 + scattered, atol=1e-13)
-            np.testing.assert_allclose(after[j], (g[i] + g[j]) / 2 - scattered, atol=1e-13)
-            directions.append(n)
-    assert np.linalg.matrix_rank(np.stack(directions)) == 4
+        parts, keys = cells_of(0 * g, key, "random", 2)
+        zero, two = jnp.zeros(1, int), jnp.asarray(g[:2])
+        draw = jax.jit(jax.vmap(lambda key: pair_directions(key, zero, zero + 1, two)[0]))
+        after, directions = np.asarray(after), np.asarray(draw(jnp.stack(keys)))
+    for (i, j), n in zip(parts, directions, strict=True):
+        scattered = np.linalg.norm(g[i] - g[j]) * n / 2
+        np.testing.assert_allclose(after[i], (g[i] + g[j]) / 2 + scattered, atol=1e-13)
+        np.testing.assert_allclose(after[j], (g[i] + g[j]) / 2 - scattered, atol=1e-13)
+    assert np.linalg.matrix_rank(directions) == 4
 
 
 def test_one_cell_is_the_layer():
@@ -169,7 +169,8 @@ def test_a_hash_puts_copies_together():
 def test_copies_fill_hashed_cells_in_random_order():
     """All have one code: any two of eight copies meet in a cell of two as often, 1 time in 7."""
     w, keys = jnp.ones((8, 3)), jax.random.split(jax.random.key(0), 2000)
-    orders = np.asarray(jax.vmap(lambda key: cell_order(w, key, "hash", 4))(keys))
+    order = jax.vmap(lambda key: cell_order(w, key, "hash", 4))
+    orders = np.asarray(jax.jit(order, compiler_options=QUICK)(keys))
     cell = np.argsort(orders, axis=1) // 2
     together = np.mean(cell[:, :, None] == cell[:, None], axis=0)[np.triu_indices(8, 1)]
     assert np.all(np.abs(together - 1 / 7) < 5 * np.sqrt(1 / 7 * 6 / 7 / len(keys)))

@@ -123,7 +123,7 @@ def test_steps_draw_different_directions():
 
 def test_slices_draw_different_directions():
     w, g = (jnp.stack([x] * 3) for x in gas())
-    tx = kinopt.hard_collision(0.9, neuron_axes=kinopt.NeuronAxes(2, 1))
+    tx = kinopt.hard_collision(1.0, combine="matching", neuron_axes=kinopt.NeuronAxes(2, 1))
     after, _ = collide(tx, w, g)
     assert len(np.unique(after[:, 0, 0])) == 3
 
