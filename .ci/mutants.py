@@ -91,7 +91,10 @@ FAULTS = {
         ("squared_ratio(change, gas.g, crowd)", "squared_ratio(change, g, crowd)"),
     ),
     "collisions/partners.py": (
-        ("tests/test_hard.py -k 'border or TestIdentities or matching or equal_rows'", *LAWS),
+        (
+            "tests/test_hard.py -k 'border or TestIdentities or matching or equal_rows or agrees'",
+            *LAWS,
+        ),
         ("jnp.exp(-w_r) > (1 - coll_coef)", "jnp.exp(-w_r) >= (1 - coll_coef)"),
         ("g_r > 0, by_eq_7", "g_r >= 0, by_eq_7"),
         ("& (coll_coef > 0)", "& (coll_coef >= 0)"),

@@ -293,7 +293,7 @@ def test_auto_is_decided_for_each_of_many_layers():
 
     with jax.enable_x64(True):
         after, stats = jax.jit(jax.vmap(auto, (0, None)), compiler_options=QUICK)(w, g)
-    accepted = np.asarray(stats.accepted_fraction) * 66
+        after, accepted = np.asarray(after), np.asarray(stats.accepted_fraction) * 66
     assert 3 < accepted[0] < 24 < accepted[1]
     by_pairs = [collide64(w[n], g, 0.99)[0] for n in (0, 1)]
     np.testing.assert_allclose(after[0], by_pairs[0], rtol=0, atol=1e-12)
