@@ -124,6 +124,27 @@ def test_momentum_and_energy_are_conserved_in_each_cell(cells, neurons):
             np.testing.assert_allclose((after[part] ** 2).sum(), (g[part] ** 2).sum())
 
 
+def test_cells_of_two_scatter_in_directions_of_their_own():
+    """Both keep the velocity of their centre of mass, and leave along n of the cell's key."""
+    with jax.enable_x64(True):
+        g = layer(8, 5)[1]
+        key = jax.random.key(3)
+
+        def law(w, g, key, crowd):
+            return hard_law(w, g, key, 1.0, combine="matching", crowd=crowd)
+
+        after, _ = collide(law, 0 * g, g, key, 2, "random", candidates=lambda n: n // 2)
+        parts, keys = cells_of(0 * g, key, "random", 2)
+        zero, two = jnp.zeros(1, int), jnp.asarray(g[:2])
+        draw = jax.jit(jax.vmap(lambda key: pair_directions(key, zero, zero + 1, two)[0]))
+        after, directions = np.asarray(after), np.asarray(draw(jnp.stack(keys)))
+    for (i, j), n in zip(parts, directions, strict=True):
+        scattered = np.linalg.norm(g[i] - g[j]) * n / 2
+        np.testing.assert_allclose(after[i], (g[i] + g[j]) / 2 + scattered, atol=1e-13)
+        np.testing.assert_allclose(after[j], (g[i] + g[j]) / 2 - scattered, atol=1e-13)
+    assert np.linalg.matrix_rank(directions) == 4
+
+
 def test_one_cell_is_the_layer():
     """A cell as large as the layer changes nothing, not the directions either."""
     w, g = (jnp.asarray(x.T, jnp.float32) for x in layer(7, 4))
@@ -145,6 +166,16 @@ def test_a_hash_puts_copies_together():
                 together[cells] += (same.sum() - 4) / (8 * 12) / 10
     assert together["hash"] > 0.6
     assert together["random"] < 0.3
+
+
+def test_copies_fill_hashed_cells_in_random_order():
+    """All have one code: any two of eight copies meet in a cell of two as often, 1 time in 7."""
+    w, keys = jnp.ones((8, 3)), jax.random.split(jax.random.key(0), 2000)
+    order = jax.vmap(lambda key: cell_order(w, key, "hash", 4))
+    orders = np.asarray(jax.jit(order, compiler_options=QUICK)(keys))
+    cell = np.argsort(orders, axis=1) // 2
+    together = np.mean(cell[:, :, None] == cell[:, None], axis=0)[np.triu_indices(8, 1)]
+    assert np.all(np.abs(together - 1 / 7) < 5 * np.sqrt(1 / 7 * 6 / 7 / len(keys)))
 
 
 @KINDS

@@ -123,6 +123,13 @@ def test_steps_draw_different_directions():
     assert not np.array_equal(first, second)
 
 
+def test_slices_draw_different_directions():
+    w, g = (jnp.stack([x] * 3) for x in gas())
+    tx = kinopt.hard_collision(1.0, combine="matching", neuron_axes=kinopt.NeuronAxes(2, 1))
+    after, _ = collide(tx, w, g)
+    assert len(np.unique(after[:, 0, 0])) == 3
+
+
 @both
 def test_unselected_leaves_are_the_same_objects_bit_for_bit(collision):
     w, g = gas()
@@ -154,6 +161,8 @@ def test_an_accident_stays_where_it_is_and_is_counted(collision, accident, where
     assert all(np.isfinite(x) for x in stats if x is not None)
     _, state = tx.update(g, state, w)
     assert kinopt.collision_stats(state)[""].num_skipped == 1
+    _, state = tx.update(g.at[1:, 0, 0].set(accident), state, w)
+    assert kinopt.collision_stats(state)[""].num_skipped == 3
 
 
 @both

@@ -116,6 +116,20 @@ def test_arrival_is_coarser_in_coarser_types(dtype):
         assert (int(state.num_stayed), int(state.num_bounces)) == (stays, 1 - stays)
 
 
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 8 * 2.0**-23), ("float64", 0)])
+def test_arrival_in_wide_types(dtype, rounding):
+    """1.2e-7 of the way from the top, in float64 too; or within 8 roundings of a large f_min."""
+    with jax.enable_x64(dtype == "float64"):
+        tx = kinopt.bbi(0.05, f_min=1000.0, fixed_bounce_every=1, num_fixed_bounces=None)
+        near = max(2.0**-23 * 64, rounding * 1000)
+        for gap, stays in ((0.9 * near, 1), (1.2 * near, 0)):
+            x = jnp.ones(3, dtype)
+            state = tx.init(x)
+            for value in (1064.0, 1000 + gap):
+                _, state = tx.update(x, state, value=jnp.asarray(value, dtype))
+            assert int(state.num_stayed) == stays
+
+
 # The problems of optax/_src/alias_test.py and optax/contrib/_common_test.py, with their settings:
 # 10,000 and 30,000 steps, and parameters within 3e-2 of the minimum at the end.
 OPTAX = {

@@ -43,6 +43,16 @@ def test_normals_are_normal_and_uncorrelated(dtype):
                 assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
 
 
+def test_all_digits_of_float64_are_random():
+    """The digits beyond 2^-32 of the uniform number are uniform, and know nothing of the first."""
+    with jax.enable_x64(True):
+        drawn = normals(jax.random.key(1), 0, 1, 4000, jnp.dtype("float64"), draws.DIRECTION)
+    uniform = stats.norm.cdf(np.asarray(drawn))
+    later = np.modf(uniform * 2.0**32)[0]
+    assert stats.kstest(later, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(uniform, later)[0, 1]) < 5 / np.sqrt(4000)
+
+
 def test_a_word_does_not_depend_on_how_many_come_with_it():
     """Under `vmap` too, over any of its arguments."""
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
@@ -100,7 +110,7 @@ def test_no_word_is_read_twice(impl):
     assert repeated < chance + 5 * np.sqrt(chance) + 1
 
 
-@pytest.mark.parametrize("words_that_differ", [(0, 1), (2, 3), (1, 3)])
+@pytest.mark.parametrize("words_that_differ", [(0,), (1,), (2,), (3,), (0, 1), (2, 3), (1, 3)])
 def test_all_words_of_a_wide_key_count(words_that_differ):
     data = np.array([1, 2, 3, 4], np.uint32)
     other = data.copy()

@@ -79,7 +79,7 @@ def test_factors_are_those_of_the_paper(name, v, e):
     np.testing.assert_allclose(force_factor(h, v, q), force(v, e), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["born_infeld", "logarithmic", "separable"])
+@pytest.mark.parametrize("name", ["born_infeld", "massive", "logarithmic", "separable"])
 def test_speed_stays_below_its_limit(name):
     h = FAMILY[name]
     v, q = _grid()
@@ -119,6 +119,11 @@ def test_born_infeld_in_float32_where_squares_would_fail():
     np.testing.assert_allclose(h.energy(v, q), 1e3, rtol=1e-6)
     close = jnp.float32(1) + jnp.finfo(jnp.float32).eps
     np.testing.assert_allclose(h.momentum_sq(jnp.float32(1), close), 2 * 2**-23, rtol=1e-6)
+    np.testing.assert_allclose(h.momentum_sq(jnp.float32(1e20), jnp.float32(1e25)), 1e30, rtol=1e-6)
+    v = np.float32(1.1)
+    e = np.nextafter(v, np.float32(2))  # the squares lose what they differ by
+    expected = 2 * (np.float64(e) - np.float64(v))
+    np.testing.assert_allclose(h.momentum_sq(jnp.asarray(v), jnp.asarray(e)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

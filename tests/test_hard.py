@@ -17,7 +17,7 @@ from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.hard import hard_law
 from kinopt.collisions.partners import accepts, random_matching, squared_distances
 from kinopt.collisions.rows import energy_ratio
-from kinopt.collisions.scattering import pair_directions
+from kinopt.collisions.scattering import noise_of_factor, pair_directions, pool_rows
 
 COMBINE = ["sum", "metropolis", "matching"]
 every_combine = pytest.mark.parametrize("combine", COMBINE)
@@ -281,6 +281,37 @@ def test_mean_and_covariance_of_the_scattering(scatter, combine):
     expected = np.kron(laplacian, np.eye(3))
     assert np.all(np.abs(products.mean(axis=0) - expected) <= 5 * error + 1e-7)
     assert np.all(error.diagonal() <= 0.07 * expected.diagonal()), "too few samples to tell"
+
+
+def test_auto_is_decided_for_each_of_many_layers():
+    """Under `vmap`: a layer with few collisions, pair by pair, beside one with many, at once."""
+    w, g = layer(12, 4)
+    w = np.stack([14 * w, w])  # far apart, and near
+
+    def auto(w, g):
+        return law_in_blocks(w, g, jax.random.key(0), 0.99, scatter="auto")
+
+    with jax.enable_x64(True):
+        after, stats = jax.jit(jax.vmap(auto, (0, None)), compiler_options=QUICK)(w, g)
+        after, accepted = np.asarray(after), np.asarray(stats.accepted_fraction) * 66
+    assert 3 < accepted[0] < 24 < accepted[1]
+    by_pairs = [collide64(w[n], g, 0.99)[0] for n in (0, 1)]
+    np.testing.assert_allclose(after[0], by_pairs[0], rtol=0, atol=1e-12)
+    assert np.abs(after[0] - g).max() > 0.1
+    assert np.abs(after[1] - by_pairs[1]).max() > 0.1
+
+
+def test_a_pool_in_parts_is_the_whole_pool():
+    """Devices draw the rows of Z 256 at a time, the last ones beyond the layer's end."""
+    factor = jnp.asarray(np.random.default_rng(0).normal(size=(3, 600)), jnp.float32)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(key, factor, g):
+        return noise_of_factor(key, factor, g), factor @ pool_rows(key, 0, 768, g)[:600]
+
+    found, expected = both(jax.random.key(4), factor, jnp.zeros((600, 2)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert np.abs(expected).min() > 1
 
 
 class TestIdentities:

@@ -86,6 +86,14 @@ def test_order_and_disorder():
     assert abs(random_correlation - expected) < 5 * error
 
 
+def test_rounding_makes_no_cosine_above_one():
+    """The products of 500 unit vectors with themselves: many are 1 and a digit."""
+    w = np.float32(normal(500, 7))
+    unit = w / np.linalg.norm(w, axis=1, keepdims=True)
+    assert np.any(np.sum(unit * unit, axis=1) > 1)
+    assert np.max(np.abs(metrics.cosine_similarity(jnp.asarray(w)))) == 1
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e30])
 def test_rows_of_any_norm(scale):
     w = jnp.asarray(normal(6, 8), jnp.float32)
@@ -208,6 +216,9 @@ class TestReport:
         np.testing.assert_allclose(table["body/kernel"][-2:], (3 / 5, 2 / 5), rtol=1e-6)
         assert table["head/kernel"][-2:] == (1.0, 0.0)
         assert str(table).split("\n")[0].endswith("copies  no grad  common g")
+        g[1:, 3] = 2  # but for one entry: a gradient
+        table = metrics.report(self.params, grads={"body": {"kernel": g}, "head": None})
+        np.testing.assert_allclose(table["body/kernel"].without_gradient, 2 / 5, rtol=1e-6)
         w = np.float32(normal(8, 5, seed=4))
         expected = 5 * np.sum(w.mean(axis=1) ** 2) / np.sum(w**2)
         for scale in (1, 1e-30, 1e30):

@@ -252,6 +252,12 @@ def test_the_derivative_of_the_volume(n):
 def test_the_volume_of_what_is_no_minimum_is_nan():
     assert jnp.isnan(basin_volume(0.1, np.diag([1.0, -1.0]), 1.0))
     assert jnp.isnan(basin_volume(0.1, np.array([1.0, -1.0]), 1.0))
+    by_rounding = np.array([[1.0, 1.0], [1.0, 1.0 + 2.0**-52]])  # singular, but for one last digit
+    assert jnp.isnan(basin_volume(0.1, by_rounding, 1.0))
+    scales = np.array([1.0, 1e-30])  # each is judged by its own
+    np.testing.assert_allclose(
+        basin_volume(0.1, np.diag(scales), 1.0), basin_volume(0.1, scales, 1.0), rtol=1e-12
+    )
 
 
 def test_eq_18_the_ratio_of_the_two_basins():
@@ -329,6 +335,30 @@ def test_the_flux_into_a_ball_in_three_dimensions():
         log=False,
     )
     np.testing.assert_allclose(flux, 4 * math.pi**2 * q / curvature, rtol=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_an_ellipsoid_that_is_turned_is_the_same(n):
+    """Its axes need not be those of the parameters: V is 1/2 above the minimum on all of it."""
+    curvatures, v_min = np.array([0.5, 3.0, 8.0])[:n], 0.1
+    turn = np.linalg.qr(np.random.default_rng(n).normal(size=(n, n)))[0]
+    hessian = turn @ np.diag(curvatures) @ turn.T
+    tilted = lambda x: v_min + x @ jnp.asarray(hessian) @ x / 2  # noqa: E731
+    volume = region_volume(tilted, np.zeros(n), hessian, 1e8)
+    np.testing.assert_allclose(volume, basin_volume(v_min, curvatures, 1e8), rtol=1e-12)
+    if n == 2:
+        flux = entry_flux(tilted, np.zeros(2), hessian, 2.0)
+        straight = entry_flux(bowl(curvatures, v_min), np.zeros(2), np.diag(curvatures), 2.0)
+        np.testing.assert_allclose(flux, straight, rtol=1e-12)
+
+
+def test_a_slope_across_a_ball_lets_through_as_much_as_none():
+    """n = 3, Newton: q is linear in V, and random directions come with their opposites."""
+    flux = [
+        entry_flux(lambda x, b=b: 1 + b * x[0], np.zeros(3), np.eye(3), 3.0, hamiltonian=NEWTON)
+        for b in (0.0, 0.7)
+    ]
+    np.testing.assert_allclose(flux[1], flux[0], rtol=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,11 @@ def test_random_direction_is_isotropic():
     np.testing.assert_allclose((x[:, 0] * x[:, 1]).mean(), 0, atol=deviations * 0.3)
 
 
-def test_leaves_of_equal_shape_draw_differently():
-    noise = trees.random_normal(jax.random.key(0), [jnp.zeros(5), jnp.zeros(5)])
+@pytest.mark.parametrize(
+    "leaf", [jnp.zeros(5), jnp.zeros(5, jnp.complex64), jnp.zeros(trees.SMALL_LEAF + 1)]
+)
+def test_leaves_of_equal_shape_draw_differently(leaf):
+    noise = trees.random_normal(jax.random.key(0), [leaf, leaf])
     assert not jnp.allclose(noise[0], noise[1])
 
 
