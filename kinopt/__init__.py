@@ -11,7 +11,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
 
 import importlib
 
-from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics, theory
+from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, lanes, metrics, theory
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -43,6 +43,7 @@ __all__ = [
     "hamiltonians",
     "hard_collision",
     "landscapes",
+    "lanes",
     "layer_mask",
     "metrics",
     "soft_collision",

@@ -27,7 +27,7 @@ reach here: a library that multiplies matrices may round differently with the ba
 for a loss with matrix products the last digits can vary with `lanes`.
 """
 
-import warnings
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -36,11 +36,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from kinopt import _engine
 from kinopt._checks import check_count, check_flag
-from kinopt._problem import as_problem, check_mesh, check_outside, outside_meshes
+from kinopt._lane_checks import check_mesh, check_outside, outside_meshes
+from kinopt._problem import as_problem
+from kinopt._training import RECORDS, as_task, record
 from kinopt._typing import PyTree, Scalar
-from kinopt._workers import devices_of, drive, in_order, make_workers
-from kinopt.lanes import RECORDS
+from kinopt._workers import devices_of, make_workers
 
 __all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
 
@@ -138,28 +140,19 @@ def run(
     check_mesh(mesh)
     check_outside(params, keys)
     with outside_meshes():
-        problem, programs, params, keys = as_problem(
+        problem, programs, seeds = as_problem(
             loss_fn, optimizer, params, keys, num_steps, stacked, stop
         )
-        devices = devices_of(mesh, keys)
-        workers = make_workers(problem, programs, params, keys, side_by_side, steps, devices)
-        lines, interrupted = drive(workers, progress)
-        lane, seed = in_order(lines)
-    if interrupted:
-        warnings.warn(
-            f"Interrupted: {len(seed)} of {len(keys)} seeds had ended. The result holds those; "
-            f"they are the quicker ones, so their outcomes are not a fair sample.",
-            stacklevel=2,
+        rows = _engine.run(as_task(problem), programs, seeds, side_by_side, steps, mesh, progress)
+        return EnsembleResult(
+            params=rows.result.params,
+            value=rows.result.value,
+            best_value=rows.result.best_value,
+            outcome=rows.outcome,
+            num_steps=rows.num_steps - 1,  # the last step only looks
+            opt_state=rows.result.opt_state,
+            seed=rows.seed,
         )
-    return EnsembleResult(
-        params=lane.params,
-        value=lane.value,
-        best_value=lane.best_value,
-        outcome=lane.outcome,
-        num_steps=lane.num_steps,
-        opt_state=lane.opt_state,
-        seed=jnp.asarray(seed, jnp.int32),
-    )
 
 
 def trajectories(
@@ -206,20 +199,18 @@ def trajectories(
     steps = check_count("every", every, optional=False)
     check_outside(params, keys)
     with outside_meshes():
-        problem, programs, params, keys = as_problem(
+        problem, programs, seeds = as_problem(
             loss_fn, optimizer, params, keys, num_steps, stacked, stop
         )
-        num_seeds, num_records = keys.shape[0], 1 + problem.num_steps // steps
+        num_seeds, num_records = seeds.keys.shape[0], 1 + problem.num_steps // steps
         # One program, whose lanes are the seeds.
-        devices = devices_of(None, keys)[:1]
-        workers = make_workers(
-            problem, programs, params, keys, num_seeds, steps, devices, records=True
-        )
-        [(program, source, line)] = workers
-        blocks = []
+        devices = devices_of(None, seeds.keys)[:1]
+        work = functools.update_wrapper(functools.partial(record, problem), record)
+        [worker] = make_workers(as_task(problem), programs, seeds, num_seeds, steps, devices, work)
+        line, blocks = worker.line, []
         for first in range(0, num_records, RECORDS):
             number = min(RECORDS, num_records - first)
-            line, seen = program(source, line, np.int32(number))
+            line, seen = worker.program(worker.source, line, np.int32(number))
             blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
         seeds = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
     return Trajectories(*seeds)

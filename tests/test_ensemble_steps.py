@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import kinopt
-from kinopt import _workers, ensemble
+from kinopt import _engine, ensemble
 
 KEYS = jax.random.split(jax.random.key(7), 7)
 UP = optax.GradientTransformation(lambda params: (), lambda g, s, p=None: (jnp.ones_like(g), s))
@@ -91,14 +91,13 @@ def test_seeds_come_back_in_the_order_of_their_keys(lanes):
 
 def test_an_interrupted_run_keeps_the_order(monkeypatch):
     """The programs are cut off after their first call."""
-    real = _workers.drive
-    monkeypatch.setattr(_workers, "FIRST_ROUNDS", 2)
+    monkeypatch.setattr(_engine, "FIRST_ROUNDS", 2)
 
     def cut(workers, progress):
         lines = [w.program(w.source, w.line, np.int32(2)) for w in workers]
         return lines, True
 
-    monkeypatch.setattr(ensemble, "drive", cut)
+    monkeypatch.setattr(_engine, "drive", cut)
     lengths = np.array([9, 1, 7, 2, 2, 8, 3, 1, 6, 1, 5, 4, 4, 9, 9, 1])
     stop = lambda x, value: jnp.where(x >= 0, 1, 0)  # noqa: E731
     with pytest.warns(UserWarning, match="Interrupted: .* of 16 seeds"):
@@ -106,7 +105,6 @@ def test_an_interrupted_run_keeps_the_order(monkeypatch):
     assert 0 < len(result.seed) < 16
     assert (np.diff(result.seed) > 0).all()
     assert result.num_steps.tolist() == lengths[result.seed].tolist()
-    monkeypatch.setattr(ensemble, "drive", real)
 
 
 @pytest.mark.parametrize("every", [1, 2, 9, 10])
