@@ -286,6 +286,8 @@ FAULTS = {
         ("finite & (value <", "finite & (count > 0) & (value <"),
         ("finite & (value <", "(value <"),
         ("count > 0, said", "count >= 0, said"),
+        ("return value if name in self.keep else None", "return value"),
+        ("jnp.where(flag, new, old)", "new"),
         ("problem.num_steps + 1", "problem.num_steps + 2"),
         ("jax.tree.map(jnp.conj, grad)", "grad"),
         ("jnp.where(ended, old, new)", "new"),
@@ -312,7 +314,7 @@ FAULTS = {
     ),
     "ensemble.py": (
         ("kinopt/ensemble.py", *ENSEMBLE),
-        ("best_value=rows.result.best_value", "best_value=rows.result.value"),
+        ("num_steps=rows.num_steps - 1", "num_steps=rows.num_steps"),
         ("1 + problem.num_steps // steps", "problem.num_steps // steps"),
         ("x[:number], seen", "x, seen"),
     ),

@@ -1,7 +1,7 @@
 """The arguments of an ensemble, checked before anything is compiled."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from kinopt._lane_checks import (
     returned,
 )
 from kinopt._programs import Programs, described, programs_of
-from kinopt._training import Problem
+from kinopt._training import KEEP, Problem
 from kinopt._typing import PyTree
 from kinopt._workers import Seeds
 
@@ -35,7 +35,7 @@ FACTORIES = ("optax", "kinopt")
 
 
 def as_problem(
-    loss_fn, optimizer, params: PyTree, keys, num_steps, stacked, stop
+    loss_fn, optimizer, params: PyTree, keys, num_steps, stacked, stop, keep
 ) -> tuple[Problem, Programs, Seeds]:
     """The problem, its programs, and the seeds with their starts."""
     check_function("loss_fn", loss_fn, LOSS)
@@ -56,16 +56,30 @@ def as_problem(
         )
     one = rows if stacked else params
     doubtful = stacked is None and len(data) > 1
-    problem = Problem(loss_fn, optimizer, stop, num_steps, bool(stacked), impl)
-    programs = programs_of(
-        (loss_fn, optimizer, stop), (num_steps, problem.stacked, problem.key_impl)
-    )
+    names = _names(keep)
+    problem = Problem(loss_fn, optimizer, stop, num_steps, bool(stacked), impl, names)
+    settings = num_steps, problem.stacked, problem.key_impl, names
+    programs = programs_of((loss_fn, optimizer, stop), settings)
     key = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
     programs.fact(
         ("checked", stacked is None, described((params, data))),
         lambda: _check_functions(problem, one, key, rows if doubtful else None),
     )
     return problem, programs, Seeds(data, params)
+
+
+def _names(keep: Any) -> frozenset[str]:
+    """What is to come back of every seed, by name."""
+    wanted = f"keep must be some of the names {', '.join(map(repr, KEEP))}, such as ('params',)"
+    if isinstance(keep, str) or not isinstance(keep, Collection):
+        raise TypeError(f"{wanted}; got {shown(keep)}.")
+    for name in keep:
+        if name not in KEEP:
+            raise ValueError(
+                f"{wanted}; got {shown(name)}. Values, outcomes and numbers of steps always come "
+                f"back."
+            )
+    return frozenset(keep)
 
 
 def _check_optimizer(optimizer) -> None:

@@ -18,13 +18,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kinopt._batching import any_lane
 from kinopt._line import Line, Source, Task, advance
 from kinopt._typing import PyTree, Scalar
 
-__all__ = ["FAILED", "RECORDS", "Problem", "Training", "as_task", "record"]
+__all__ = ["FAILED", "KEEP", "RECORDS", "Problem", "Seen", "Training", "as_task", "record"]
 
 FAILED = -1
 """Outcome of a seed whose loss is not finite any more."""
+
+KEEP = ("params", "best_params", "opt_state")
+"""What comes back of a seed, beside numbers, unless it is said what should."""
 
 RECORDS = 256
 """Most records of a call of `record`."""
@@ -39,6 +43,11 @@ class Problem(NamedTuple):
     num_steps: int  # most updates
     stacked: bool  # whether each seed has a start of its own
     key_impl: Any  # of typed keys; None: raw keys
+    keep: frozenset[str]  # names out of `KEEP`
+
+    def kept(self, name: str, value: PyTree) -> PyTree:
+        """The value where it is to come back; else None, which takes no memory and no time."""
+        return value if name in self.keep else None
 
     def optimizer_of(self, key: jax.Array) -> Any:
         """The optimizer of the seed with this key (its data)."""
@@ -79,13 +88,15 @@ class Training(NamedTuple):
     params: PyTree
     opt_state: PyTree
     best_value: jax.Array  # float []: lowest finite loss so far; inf before the first
+    best_params: PyTree  # where it was; None where nobody asks
 
 
 class Seen(NamedTuple):
-    """What is kept of the step that ends a seed."""
+    """What is kept of the step that ends a seed; None for what nobody asks for."""
 
     params: PyTree
     value: jax.Array  # float []: loss at params
+    best_params: PyTree
     best_value: jax.Array  # float []
     opt_state: PyTree
 
@@ -100,6 +111,7 @@ def _init(problem: Problem, key: jax.Array, start: PyTree, shared: PyTree) -> Tr
         params=start,
         opt_state=problem.transformation(key).init(start),
         best_value=jnp.full((), jnp.inf, dtype),
+        best_params=problem.kept("best_params", start),
     )
 
 
@@ -116,13 +128,30 @@ def _step(
         outcome = jnp.where(count > 0, said, outcome)
     finite = jnp.isfinite(value)
     outcome = jnp.where(finite, outcome, FAILED)
-    best_value = jnp.where(finite & (value < carry.best_value), value, carry.best_value)
-    seen = Seen(carry.params, value, best_value, carry.opt_state)
+    improves = finite & (value < carry.best_value)
+    best_value = jnp.where(improves, value, carry.best_value)
+    best_params = _where(improves, problem.kept("best_params", carry.params), carry.best_params)
+    seen = Seen(
+        params=problem.kept("params", carry.params),
+        value=value,
+        best_params=best_params,
+        best_value=best_value,
+        opt_state=problem.kept("opt_state", carry.opt_state),
+    )
     updates, opt_state = problem.transformation(carry.key).update(
         grad, carry.opt_state, carry.params, value=value, grad=grad, value_fn=value_fn
     )
     params = optax.apply_updates(carry.params, updates)
-    return Training(carry.key, params, opt_state, best_value), outcome, seen
+    return Training(carry.key, params, opt_state, best_value, best_params), outcome, seen
+
+
+def _where(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """A selection that costs nothing in a step where no lane needs it."""
+
+    def select():
+        return jax.tree.map(lambda new, old: jnp.where(flag, new, old), new, old)
+
+    return jax.lax.cond(any_lane(flag), select, lambda: old)
 
 
 def as_task(problem: Problem) -> Task:

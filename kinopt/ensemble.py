@@ -28,7 +28,7 @@ for a loss with matrix products the last digits can vary with `lanes`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, SupportsIndex
 
 import jax
@@ -40,7 +40,7 @@ from kinopt import _engine
 from kinopt._checks import check_count, check_flag
 from kinopt._lane_checks import check_mesh, check_outside, outside_meshes
 from kinopt._problem import as_problem
-from kinopt._training import RECORDS, as_task, record
+from kinopt._training import KEEP, RECORDS, as_task, record
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import devices_of, make_workers
 
@@ -50,12 +50,13 @@ __all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
 class EnsembleResult(NamedTuple):
     """How the seeds ended. All arrays have a leading axis of seeds, in the order of the keys."""
 
-    params: PyTree  # parameters at the end
+    params: PyTree  # parameters at the end; None unless in `keep`
     value: jax.Array  # float [seeds]: loss at `params`
+    best_params: PyTree  # parameters where the loss was lowest; None unless in `keep`
     best_value: jax.Array  # float [seeds]: lowest loss on the way, the start included
     outcome: jax.Array  # int32 [seeds]: what `stop` said; 0 undecided; -1 loss not finite
     num_steps: jax.Array  # int32 [seeds]: updates until the end
-    opt_state: PyTree  # state of the optimizer at the end
+    opt_state: PyTree  # state of the optimizer at the end; None unless in `keep`
     seed: jax.Array  # int32 [seeds]: place in `keys`; 0, 1, 2, ... unless it was interrupted
 
 
@@ -80,6 +81,7 @@ def run(
     chunk: SupportsIndex | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
+    keep: Collection[str] = KEEP,
 ) -> EnsembleResult:
     """Runs one seed for each key to its end.
 
@@ -117,6 +119,8 @@ def run(
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).
+      keep: what comes back of every seed beside numbers. What is not named takes no memory and no
+        time; `best_params` cost a selection in every step in which a lane finds a lower loss.
 
     Returns:
       An `EnsembleResult`, on one device (with several processes, on one of each). After Ctrl-C it
@@ -141,16 +145,13 @@ def run(
     check_outside(params, keys)
     with outside_meshes():
         problem, programs, seeds = as_problem(
-            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop, keep
         )
         rows = _engine.run(as_task(problem), programs, seeds, side_by_side, steps, mesh, progress)
         return EnsembleResult(
-            params=rows.result.params,
-            value=rows.result.value,
-            best_value=rows.result.best_value,
+            **rows.result._asdict(),
             outcome=rows.outcome,
             num_steps=rows.num_steps - 1,  # the last step only looks
-            opt_state=rows.result.opt_state,
             seed=rows.seed,
         )
 
@@ -200,7 +201,7 @@ def trajectories(
     check_outside(params, keys)
     with outside_meshes():
         problem, programs, seeds = as_problem(
-            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop, ("params",)
         )
         num_seeds, num_records = seeds.keys.shape[0], 1 + problem.num_steps // steps
         # One program, whose lanes are the seeds.

@@ -55,6 +55,17 @@ def test_the_best_value_counts_the_start_and_the_end():
     assert clock(lambda x: x, [2.0], num_steps=0).best_value.tolist() == [2.0]
 
 
+def test_the_best_parameters_are_those_of_the_best_value():
+    """Whatever a lane does after its seed has ended, and whichever seed it has next."""
+    for chunk in (1, 4, 20):
+        result = clock(lambda x: (x - 5) ** 2, [2.0, 3.0, 7.0, -9.0], chunk=chunk, num_steps=9)
+        assert result.best_params.tolist() == [5.0, 5.0, 7.0, 0.0]
+        assert result.best_value.tolist() == [0.0, 0.0, 4.0, 25.0]
+        assert result.params.tolist() == [11.0, 12.0, 16.0, 0.0]
+    broken = clock(lambda x: jnp.where(x > 5, -jnp.inf, 10 - x), [2.0, 8.0])
+    assert broken.best_params.tolist() == [5.0, 8.0]
+
+
 @pytest.mark.parametrize("num_steps", [0, 1, 4, 5])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_num_steps_is_the_number_of_updates(num_steps, chunk):
