@@ -292,6 +292,13 @@ FAULTS = {
         ("jax.tree.map(jnp.conj, grad)", "grad"),
         ("jnp.where(ended, old, new)", "new"),
     ),
+    "_minibatches.py": (
+        ("kinopt/_minibatches.py tests/test_ensemble_batches.py",),
+        ("fold_in(key, SHUFFLE), epoch", "fold_in(key, SHUFFLE), 0 * epoch"),
+        ("place * self.batch_size + ", ""),
+        ("fold_in(key, DRAW), step", "fold_in(key, DRAW), epoch"),
+        ("numbers[0] < size", "numbers[0] <= size"),
+    ),
     "_line.py": (
         ENSEMBLE,
         ("1 + jnp.arange(ended", "jnp.arange(ended"),

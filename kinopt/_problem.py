@@ -1,7 +1,7 @@
 """The arguments of an ensemble, checked before anything is compiled."""
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -24,7 +24,9 @@ from kinopt._workers import Seeds
 
 __all__ = ["as_problem"]
 
-LOSS = "params -> loss, a floating scalar (a JAX array of shape [])"
+LOSS = "{arguments} -> loss{aux}, a floating scalar (a JAX array of shape []){with_aux}"
+BATCHES = "key, step -> batch, such as kinopt.ensemble.minibatches(data, batch_size)"
+SUMMARY = "params -> a pytree of arrays"
 STOP = "params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k"
 OPTIMIZER = (
     "an Optax transformation such as optax.adam(1e-2), or a function that makes one for each "
@@ -34,13 +36,33 @@ FACTORIES = ("optax", "kinopt")
 """Libraries whose functions make optimizers from numbers, none of them from a key alone."""
 
 
+STEP = jax.ShapeDtypeStruct((), np.int32)
+"""A step's number, before there is one."""
+
+
 def as_problem(
-    loss_fn, optimizer, params: PyTree, keys, num_steps, stacked, stop, keep
+    loss_fn,
+    optimizer,
+    params: PyTree,
+    keys,
+    num_steps,
+    stacked,
+    stop,
+    batches,
+    has_aux,
+    summary,
+    keep,
 ) -> tuple[Problem, Programs, Seeds]:
     """The problem, its programs, and the seeds with their starts."""
-    check_function("loss_fn", loss_fn, LOSS)
-    if stop is not None:
-        check_function("stop", stop, f"{STOP}, or None")
+    check_flag("has_aux", has_aux)
+    check_function("loss_fn", loss_fn, _wanted_loss(batches, has_aux))
+    for name, function, wanted in (
+        ("stop", stop, STOP),
+        ("batches", batches, BATCHES),
+        ("summary", summary, SUMMARY),
+    ):
+        if function is not None:
+            check_function(name, function, f"{wanted}, or None")
     _check_optimizer(optimizer)
     num_steps = check_count("num_steps", num_steps, least=0, optional=False)
     if stacked is not None:
@@ -56,30 +78,52 @@ def as_problem(
         )
     one = rows if stacked else params
     doubtful = stacked is None and len(data) > 1
-    names = _names(keep)
-    problem = Problem(loss_fn, optimizer, stop, num_steps, bool(stacked), impl, names)
-    settings = num_steps, problem.stacked, problem.key_impl, names
-    programs = programs_of((loss_fn, optimizer, stop), settings)
+    problem = Problem(
+        loss_fn,
+        optimizer,
+        stop,
+        batches,
+        summary,
+        num_steps=num_steps,
+        stacked=bool(stacked),
+        key_impl=impl,
+        has_aux=bool(has_aux),
+        keep=_names(keep, {"aux": has_aux, "summary": summary is not None}),
+    )
+    programs = programs_of(problem.functions, problem.settings)
     key = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
     programs.fact(
         ("checked", stacked is None, described((params, data))),
         lambda: _check_functions(problem, one, key, rows if doubtful else None),
     )
-    return problem, programs, Seeds(data, params)
+    return problem, programs, Seeds(data, params, problem.shared)
 
 
-def _names(keep: Any) -> frozenset[str]:
-    """What is to come back of every seed, by name."""
-    wanted = f"keep must be some of the names {', '.join(map(repr, KEEP))}, such as ('params',)"
+def _wanted_loss(batches, has_aux) -> str:
+    """What loss_fn is to take and to give."""
+    return LOSS.format(
+        arguments="params" if batches is None else "params, batch",
+        aux=", aux" if has_aux else "",
+        with_aux=", and a pytree of arrays" if has_aux else "",
+    )
+
+
+def _names(keep: Any, has: dict[str, bool]) -> frozenset[str]:
+    """What is to come back of every seed, by name; aux and summary do where there are any."""
+    known = ", ".join(map(repr, (*KEEP, *has)))
+    wanted = f"keep must be some of the names {known}, such as ('params',)"
     if isinstance(keep, str) or not isinstance(keep, Collection):
         raise TypeError(f"{wanted}; got {shown(keep)}.")
     for name in keep:
-        if name not in KEEP:
+        if name not in (*KEEP, *has):
             raise ValueError(
                 f"{wanted}; got {shown(name)}. Values, outcomes and numbers of steps always come "
                 f"back."
             )
-    return frozenset(keep)
+        if not has.get(name, True):
+            given = "has_aux=True and a loss_fn that returns it" if name == "aux" else "summary="
+            raise ValueError(f"keep names {name!r}, which needs {given}.")
+    return frozenset(keep) & frozenset(KEEP)
 
 
 def _check_optimizer(optimizer) -> None:
@@ -141,9 +185,12 @@ def _check_functions(problem: Problem, start: PyTree, key: Any, rows: PyTree | N
       key: shape of a key's data.
       rows: shapes of a row of the start, where it could be a stack of starts; else None.
     """
-    value = returned("loss_fn", problem.loss_fn, start)
-    is_loss = is_scalar(value, jnp.floating)
-    if rows is not None and _is_loss(problem.loss_fn, rows):
+    shared = problem.shared
+    batch = returned("batches", lambda key, step: problem.batch(key, step, shared), key, STEP)
+    batch = jax.tree.map(jax.typeof, batch)
+    said = _loss_of(problem, start, batch)
+    is_loss = _is_said(problem, said)
+    if rows is not None and _is_loss(problem, rows, batch):
         number = jax.tree.leaves(start)[0].shape[0]
         both = "one row as well as all of them" if is_loss else "one row, and not all of them"
         raise ValueError(
@@ -152,7 +199,12 @@ def _check_functions(problem: Problem, start: PyTree, key: Any, rows: PyTree | N
             f"stacked=False where every seed starts from the whole."
         )
     if not is_loss:
-        raise TypeError(f"loss_fn must be a function, {LOSS}; it returned {kind_of(value)}.")
+        wanted = _wanted_loss(problem.batches, problem.has_aux)
+        raise TypeError(f"loss_fn must be a function, {wanted}; it returned {kind_of(said)}.")
+    value, aux = said if problem.has_aux else (said, None)
+    _check_arrays("aux, which loss_fn returns beside the loss,", aux)
+    if problem.summary is not None:
+        _check_arrays("what summary returns", returned("summary", problem.summary, start))
     if problem.stop is not None:
         said = returned("stop", problem.stop, start, value)
         if not is_whole(said):
@@ -163,9 +215,30 @@ def _check_functions(problem: Problem, start: PyTree, key: Any, rows: PyTree | N
             raise TypeError(f"optimizer must be {OPTIMIZER}; it made {kind_of(made)}.")
 
 
-def _is_loss(loss_fn: Callable[[PyTree], Any], params: PyTree) -> bool:
-    """Whether it takes these parameters and returns a loss."""
+def _loss_of(problem: Problem, params: PyTree, batch: PyTree) -> Any:
+    """What loss_fn says of these."""
+    arguments = (params,) if problem.batches is None else (params, batch)
+    return returned("loss_fn", problem.loss_fn, *arguments)
+
+
+def _is_said(problem: Problem, said: Any) -> bool:
+    """Whether it is a loss, with what else it should come with."""
+    if not problem.has_aux:
+        return is_scalar(said, jnp.floating)
+    return isinstance(said, tuple) and len(said) == 2 and is_scalar(said[0], jnp.floating)
+
+
+def _is_loss(problem: Problem, params: PyTree, batch: PyTree) -> bool:
+    """Whether loss_fn takes these parameters and returns a loss."""
     try:
-        return is_scalar(returned("loss_fn", loss_fn, params), jnp.floating)
+        return _is_said(problem, _loss_of(problem, params, batch))
     except Exception:  # the answer is no, whatever it says
         return False
+
+
+def _check_arrays(what: str, tree: PyTree) -> None:
+    """Raises on leaves that are no numbers."""
+    for x in jax.tree.leaves(tree):
+        number = isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+        if not number or jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+            raise TypeError(f"{what} must be a pytree of arrays of numbers; it has {shown(x)}.")

@@ -39,12 +39,20 @@ from jax.sharding import Mesh
 from kinopt import _engine
 from kinopt._checks import check_count, check_flag
 from kinopt._lane_checks import check_mesh, check_outside, outside_meshes
+from kinopt._minibatches import Minibatches, minibatches
 from kinopt._problem import as_problem
 from kinopt._training import KEEP, RECORDS, as_task, record
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import devices_of, make_workers
 
-__all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
+__all__ = [
+    "EnsembleResult",
+    "Minibatches",
+    "Trajectories",
+    "minibatches",
+    "run",
+    "trajectories",
+]
 
 
 class EnsembleResult(NamedTuple):
@@ -57,6 +65,8 @@ class EnsembleResult(NamedTuple):
     outcome: jax.Array  # int32 [seeds]: what `stop` said; 0 undecided; -1 loss not finite
     num_steps: jax.Array  # int32 [seeds]: updates until the end
     opt_state: PyTree  # state of the optimizer at the end; None unless in `keep`
+    aux: PyTree  # what the loss says beside it at `params`; None without `has_aux`
+    summary: PyTree  # what `summary` says of `params`; None without it
     seed: jax.Array  # int32 [seeds]: place in `keys`; 0, 1, 2, ... unless it was interrupted
 
 
@@ -69,7 +79,7 @@ class Trajectories(NamedTuple):
 
 
 def run(
-    loss_fn: Callable[[PyTree], Scalar],
+    loss_fn: Callable[..., Any],
     optimizer: Any,
     params: PyTree,
     keys: jax.Array,
@@ -81,6 +91,9 @@ def run(
     chunk: SupportsIndex | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
+    batches: Callable[[Any, Any], PyTree] | None = None,
+    has_aux: bool = False,
+    summary: Callable[[PyTree], PyTree] | None = None,
     keep: Collection[str] = KEEP,
 ) -> EnsembleResult:
     """Runs one seed for each key to its end.
@@ -102,7 +115,8 @@ def run(
     z = x + i y, is dF/dx + i dF/dy, the conjugate of `jax.grad`.
 
     Args:
-      loss_fn: params -> scalar loss.
+      loss_fn: params -> scalar loss; with `batches`: params, batch -> scalar loss; with `has_aux`:
+        -> scalar loss, aux.
       optimizer: key -> `optax.GradientTransformation`, or one (then the seeds differ only in their
         starts). It is called under `jax.jit` with a key as found in `keys`.
       params: the start: a pytree of arrays. With `stacked`, one start for each seed.
@@ -119,8 +133,16 @@ def run(
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).
-      keep: what comes back of every seed beside numbers. What is not named takes no memory and no
-        time; `best_params` cost a selection in every step in which a lane finds a lower loss.
+      batches: key, step -> batch, a pure function of a seed's key, as found in `keys`, and of how
+        many updates the seed has had. `minibatches(data, batch_size)` makes one. A loss that draws
+        takes its key from there, too: `lambda key, step: jax.random.fold_in(key, step)`. Every
+        value, and what `stop` sees, is then the loss on the batch of its step.
+      has_aux: whether `loss_fn` returns a pytree of arrays beside the loss.
+      summary: params -> a pytree of arrays, evaluated once, at the end of each seed: a test
+        accuracy, a label.
+      keep: what comes back of every seed beside numbers, aux and summary. What is not named takes
+        no memory and no time; `best_params` cost a selection in every step in which a lane finds a
+        lower loss.
 
     Returns:
       An `EnsembleResult`, on one device (with several processes, on one of each). After Ctrl-C it
@@ -132,6 +154,13 @@ def run(
       ValueError: if shapes or numbers do not fit, or it is in doubt whether `params` is stacked.
 
     >>> import optax
+    >>> x = jnp.linspace(-1, 1, 64)
+    >>> fits = run(
+    ...     lambda w, batch: jnp.mean((batch[1] - w * batch[0])**2),
+    ...     optax.sgd(0.5), jnp.array(0.0), jax.random.split(jax.random.key(0), 3), num_steps=50,
+    ...     batches=minibatches((x, 2 * x), 16), summary=lambda w: abs(w - 2), keep=())
+    >>> (fits.summary < 1e-3).tolist(), fits.params
+    ([True, True, True], None)
     >>> result = run(
     ...     lambda x: x**2, optax.sgd(0.25), jnp.array([1.0, 2.0]),
     ...     jax.random.split(jax.random.key(0), 2), num_steps=100, stacked=True,
@@ -145,7 +174,17 @@ def run(
     check_outside(params, keys)
     with outside_meshes():
         problem, programs, seeds = as_problem(
-            loss_fn, optimizer, params, keys, num_steps, stacked, stop, keep
+            loss_fn,
+            optimizer,
+            params,
+            keys,
+            num_steps,
+            stacked,
+            stop,
+            batches,
+            has_aux,
+            summary,
+            keep,
         )
         rows = _engine.run(as_task(problem), programs, seeds, side_by_side, steps, mesh, progress)
         return EnsembleResult(
@@ -157,7 +196,7 @@ def run(
 
 
 def trajectories(
-    loss_fn: Callable[[PyTree], Scalar],
+    loss_fn: Callable[..., Any],
     optimizer: Any,
     params: PyTree,
     keys: jax.Array,
@@ -166,6 +205,8 @@ def trajectories(
     every: SupportsIndex = 1,
     stacked: bool | None = None,
     stop: Callable[[PyTree, Scalar], Any] | None = None,
+    batches: Callable[[Any, Any], PyTree] | None = None,
+    has_aux: bool = False,
 ) -> Trajectories:
     """What chosen seeds go through: their parameters after every `every` updates.
 
@@ -182,6 +223,8 @@ def trajectories(
       every: updates between two records, >= 1.
       stacked: as in `run`.
       stop: as in `run`. A seed that has ended repeats its last record.
+      batches: as in `run`.
+      has_aux: as in `run`; aux is left out.
 
     Returns:
       `Trajectories` of 1 + num_steps // every records; the first is the start.
@@ -201,7 +244,17 @@ def trajectories(
     check_outside(params, keys)
     with outside_meshes():
         problem, programs, seeds = as_problem(
-            loss_fn, optimizer, params, keys, num_steps, stacked, stop, ("params",)
+            loss_fn,
+            optimizer,
+            params,
+            keys,
+            num_steps,
+            stacked,
+            stop,
+            batches,
+            has_aux,
+            None,
+            ("params",),
         )
         num_seeds, num_records = seeds.keys.shape[0], 1 + problem.num_steps // steps
         # One program, whose lanes are the seeds.

@@ -344,7 +344,8 @@ def test_a_large_model_gets_fewer_lanes_than_a_small_one():
     device = jax.devices()[0]
 
     def lanes(size):
-        problem = Problem(lambda x: jnp.sum(x), optax.adam(1e-3), None, 1, False, None, frozenset())
+        functions = (lambda x: jnp.sum(x), optax.adam(1e-3), None, None, None)
+        problem = Problem(*functions, 1, False, None, False, frozenset())
         keys = jnp.zeros((4, 2), jnp.uint32)
         source = _workers.Source(keys, jnp.zeros(size), None, jnp.array(4))
         lane_bytes, _ = _workers._measured(as_task(problem), source, device)

@@ -56,9 +56,10 @@ LAYERS = {
     "_engine": {"_line", "_programs", "_workers"},
     "_lane_checks": set(),
     "lanes": {"_line", "_programs", "_workers", "_engine", "_lane_checks"},
-    "_training": {"_line"},
+    "_minibatches": set(),
+    "_training": {"_batching", "_line", "_minibatches"},
     "_problem": {"_lane_checks", "_programs", "_training", "_workers"},
-    "ensemble": {"_lane_checks", "_problem", "_training", "_workers", "_engine"},
+    "ensemble": {"_lane_checks", "_minibatches", "_problem", "_training", "_workers", "_engine"},
     "basins": set(),
 }
 
