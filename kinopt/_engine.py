@@ -6,10 +6,13 @@ returns to Python a few times a second, which reports progress and looks for Ctr
 
 import concurrent.futures
 import contextlib
+import functools
+import pathlib
 import threading
 import time
 import warnings
 from collections import Counter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from kinopt._line import Line, Row, Task
+from kinopt._checkpoint import Checkpoint, about_folder, digest
+from kinopt._line import Line, Row, Task, advance
 from kinopt._programs import Programs
 from kinopt._workers import Seeds, Worker, devices_of, make_workers
 
@@ -35,15 +39,22 @@ def _outcomes(line: Line) -> Counter:
     return Counter(np.asarray(line.ended.outcome)[: int(line.num_ended)].tolist())
 
 
-def drive(workers: list[Worker], progress: bool) -> tuple[list[Line], bool]:
+def drive(
+    workers: list[Worker], progress: bool, checkpoint: Checkpoint | None = None
+) -> tuple[list[Line], bool]:
     """Runs the workers to the end of their lines, or until Ctrl-C.
+
+    Args:
+      workers: the programs of this process.
+      progress: whether to show a bar.
+      checkpoint: where to write down what has become of the seeds.
 
     Returns:
       What has become of the seeds, for each worker; and whether it was interrupted.
     """
     lines = [worker.line for worker in workers]
     lengths = [int(worker.source.length) for worker in workers]
-    numbers = [0] * len(workers)
+    numbers = [int(line.num_ended) for line in lines]
     outcomes = [Counter() for _ in workers]
     leave = threading.Event()
 
@@ -56,6 +67,9 @@ def drive(workers: list[Worker], progress: bool) -> tuple[list[Line], bool]:
             numbers[n] = int(lines[n].num_ended)
             if progress:
                 outcomes[n] = _outcomes(lines[n])
+            if checkpoint is not None:
+                done = numbers[n] == lengths[n] or leave.is_set()
+                checkpoint.save(workers[n].share, lines[n], done)
             aim = SECONDS_PER_CALL / max(time.perf_counter() - began, 1e-6)
             rounds = max(1, int(rounds * min(aim, 8)))
 
@@ -129,6 +143,23 @@ def in_order(lines: list[Line], size: int) -> Row:
     return row._replace(seed=jnp.asarray(seed[order], jnp.int32))
 
 
+def _about(task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:
+    """What tells one run from another, by the arguments it comes from."""
+    program = jax.jit(functools.partial(advance, task, 1, False))
+    text = program.lower(worker.source, worker.line, np.int32(1)).as_text()
+    return {
+        "keys": len(seeds.keys),
+        "num_steps": task.num_steps,
+        "lanes": len(worker.line.lanes.seed),
+        "programs": programs,
+        "values of keys": digest(seeds.keys),
+        "params": digest(seeds.starts),
+        "data": digest(seeds.shared),
+        "functions or keep": digest(text),
+        "jax": jax.__version__,
+    }
+
+
 def run(
     task: Task,
     programs: Programs,
@@ -137,11 +168,23 @@ def run(
     chunk: int | None,
     mesh: Mesh | None,
     progress: bool,
+    folder: pathlib.Path | None = None,
 ) -> Row:
     """Brings all seeds to their ends; after Ctrl-C, with a warning, those that have got there."""
     devices = devices_of(mesh, seeds.keys)
-    workers = make_workers(task, programs, seeds, lanes, chunk, devices)
-    lines, interrupted = drive(workers, progress)
+    if folder is None:
+        workers = make_workers(task, programs, seeds, lanes, chunk, devices)
+        lines, interrupted = drive(workers, progress)
+    else:
+        found = about_folder(folder) or {}
+        if mesh is None and devices[0].platform == "cpu":  # a machine may have other cores now
+            devices = devices[:1] * found.get("programs", len(devices))
+        lanes = lanes or found.get("lanes")
+        workers = make_workers(task, programs, seeds, lanes, chunk, devices)
+        about = _about(task, seeds, workers[0], len(devices))
+        checkpoint = Checkpoint(folder, about, workers[0].line.ended)
+        workers = [w._replace(line=checkpoint.load(w.share, w.line)) for w in workers]
+        lines, interrupted = drive(workers, progress, checkpoint)
     rows = in_order(lines, workers[0].size)
     if interrupted:
         warnings.warn(

@@ -28,6 +28,8 @@ for a loss with matrix products the last digits can vary with `lanes`.
 """
 
 import functools
+import os
+import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -37,11 +39,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kinopt import _engine
-from kinopt._checks import check_count, check_flag
+from kinopt._checkpoint import read_rows
+from kinopt._checks import check_count, check_flag, shown
 from kinopt._lane_checks import check_mesh, check_outside, outside_meshes
 from kinopt._minibatches import Minibatches, minibatches
 from kinopt._problem import as_problem
-from kinopt._training import KEEP, RECORDS, as_task, record
+from kinopt._training import KEEP, RECORDS, Seen, as_task, record
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import devices_of, make_workers
 
@@ -50,6 +53,7 @@ __all__ = [
     "Minibatches",
     "Trajectories",
     "minibatches",
+    "read",
     "run",
     "trajectories",
 ]
@@ -95,6 +99,7 @@ def run(
     has_aux: bool = False,
     summary: Callable[[PyTree], PyTree] | None = None,
     keep: Collection[str] = KEEP,
+    checkpoint: str | os.PathLike | None = None,
 ) -> EnsembleResult:
     """Runs one seed for each key to its end.
 
@@ -143,6 +148,10 @@ def run(
       keep: what comes back of every seed beside numbers, aux and summary. What is not named takes
         no memory and no time; `best_params` cost a selection in every step in which a lane finds a
         lower loss.
+      checkpoint: a folder, new or of the same call. Seeds that have ended are added to it, and
+        lanes at work are written down, every ten seconds. After a kill at any moment, or Ctrl-C,
+        the same call goes on there and returns what it would have, bit for bit; `read` shows what
+        has ended.
 
     Returns:
       An `EnsembleResult`, on one device (with several processes, on one of each). After Ctrl-C it
@@ -151,7 +160,8 @@ def run(
     Raises:
       TypeError: if an argument is of the wrong kind, the loss or what `stop` says is not a scalar
         of the right type, or under `jax.jit` and the like.
-      ValueError: if shapes or numbers do not fit, or it is in doubt whether `params` is stacked.
+      ValueError: if shapes or numbers do not fit, it is in doubt whether `params` is stacked, or
+        `checkpoint` is of another call; it says what differs.
 
     >>> import optax
     >>> x = jnp.linspace(-1, 1, 64)
@@ -186,13 +196,54 @@ def run(
             summary,
             keep,
         )
-        rows = _engine.run(as_task(problem), programs, seeds, side_by_side, steps, mesh, progress)
+        task, folder = as_task(problem), _folder("checkpoint", checkpoint)
+        rows = _engine.run(task, programs, seeds, side_by_side, steps, mesh, progress, folder)
         return EnsembleResult(
             **rows.result._asdict(),
             outcome=rows.outcome,
             num_steps=rows.num_steps - 1,  # the last step only looks
             seed=rows.seed,
         )
+
+
+def read(folder: str | os.PathLike) -> EnsembleResult:
+    """The seeds that have ended, out of a folder that `run` writes or has written to.
+
+    It needs none of the functions of the run, and can be called from another process meanwhile.
+
+    Args:
+      folder: what `run` was given as `checkpoint`.
+
+    Returns:
+      An `EnsembleResult` of those seeds; `seed` says which. Containers come back as dictionaries
+      (by the names of fields, too) and lists, whatever they were.
+
+    Raises:
+      TypeError: if it is no path.
+      ValueError: if it is no folder of an ensemble.
+
+    >>> import optax, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = run(
+    ...         lambda x: x["a"]**2, optax.sgd(0.25), {"a": jnp.array(1.0)},
+    ...         jax.random.split(jax.random.key(0), 2), num_steps=2, checkpoint=folder)
+    ...     read(folder).params
+    {'a': Array([0.25, 0.25], dtype=float32)}
+    """
+    path = _folder("folder", folder)
+    if path is None:
+        raise TypeError("folder must be a path; got None.")
+    rows = read_rows(path)
+    kept = dict.fromkeys(Seen._fields) | rows.result
+    return EnsembleResult(
+        **kept, outcome=rows.outcome, num_steps=rows.num_steps - 1, seed=rows.seed
+    )
+
+
+def _folder(name: str, path: Any) -> pathlib.Path | None:
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} must be the path of a folder, or None; got {shown(path)}.")
+    return None if path is None else pathlib.Path(path)
 
 
 def trajectories(

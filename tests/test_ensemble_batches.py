@@ -32,7 +32,7 @@ def loss(w, batch):
 
 
 def stop(w, value):
-    return jnp.where(w > 1.6, 1, 0)
+    return jnp.where(w > 1.7, 1, 0)
 
 
 def double(w):
