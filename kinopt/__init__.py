@@ -11,7 +11,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
 
 import importlib
 
-from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, metrics, theory
+from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, lanes, metrics, theory
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -47,6 +47,7 @@ __all__ = [
     "hard_collision",
     "isokinetic",
     "landscapes",
+    "lanes",
     "layer_mask",
     "metrics",
     "soft_collision",

@@ -1,52 +1,74 @@
 """The arguments of an ensemble, checked before anything is compiled."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.sharding import Mesh
 
 from kinopt._checks import check_count, check_flag, check_function, shown
+from kinopt._lane_checks import (
+    is_scalar,
+    is_whole,
+    key_arrays,
+    kind_of,
+    on_one_device,
+    returned,
+)
 from kinopt._programs import Programs, described, programs_of
+from kinopt._training import KEEP, Problem
 from kinopt._typing import PyTree
-from kinopt.lanes import Problem
+from kinopt._workers import Seeds
 
-__all__ = ["as_problem", "check_mesh", "check_outside", "outside_meshes"]
+__all__ = ["as_problem"]
 
-LOSS = "params -> loss, a floating scalar (a JAX array of shape [])"
+LOSS = "{arguments} -> loss{aux}, a floating scalar (a JAX array of shape []){with_aux}"
+BATCHES = "key, step -> batch, such as kinopt.ensemble.minibatches(data, batch_size)"
+SUMMARY = "params -> a pytree of arrays"
 STOP = "params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k"
 OPTIMIZER = (
     "an Optax transformation such as optax.adam(1e-2), or a function that makes one for each "
     "seed's key, lambda key: kinopt.bbi(0.1, key=key)"
 )
-KEYS = "one key for each seed, such as jax.random.split(jax.random.key(0), 100)"
 FACTORIES = ("optax", "kinopt")
 """Libraries whose functions make optimizers from numbers, none of them from a key alone."""
 
-UNTRACEABLE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+
+STEP = jax.ShapeDtypeStruct((), np.int32)
+"""A step's number, before there is one."""
 
 
 def as_problem(
-    loss_fn, optimizer, params: PyTree, keys, num_steps, stacked, stop
-) -> tuple[Problem, Programs, PyTree, jax.Array]:
-    """The problem, its programs, the parameters as arrays, and the keys' data."""
-    check_function("loss_fn", loss_fn, LOSS)
-    if stop is not None:
-        check_function("stop", stop, f"{STOP}, or None")
+    loss_fn,
+    optimizer,
+    params: PyTree,
+    keys,
+    num_steps,
+    stacked,
+    stop,
+    batches,
+    has_aux,
+    summary,
+    keep,
+) -> tuple[Problem, Programs, Seeds]:
+    """The problem, its programs, and the seeds with their starts."""
+    check_flag("has_aux", has_aux)
+    check_function("loss_fn", loss_fn, _wanted_loss(batches, has_aux))
+    for name, function, wanted in (
+        ("stop", stop, STOP),
+        ("batches", batches, BATCHES),
+        ("summary", summary, SUMMARY),
+    ):
+        if function is not None:
+            check_function(name, function, f"{wanted}, or None")
     _check_optimizer(optimizer)
     num_steps = check_count("num_steps", num_steps, least=0, optional=False)
     if stacked is not None:
         check_flag("stacked", stacked)
     params = _arrays(params)
-    data, impl = _key_data(keys)
+    data, impl = key_arrays(keys)
     rows = _rows(params, len(data))
     if stacked and rows is None:
         shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(params))
@@ -56,34 +78,52 @@ def as_problem(
         )
     one = rows if stacked else params
     doubtful = stacked is None and len(data) > 1
-    problem = Problem(loss_fn, optimizer, stop, num_steps, bool(stacked), impl)
-    programs = programs_of(problem)
+    problem = Problem(
+        loss_fn,
+        optimizer,
+        stop,
+        batches,
+        summary,
+        num_steps=num_steps,
+        stacked=bool(stacked),
+        key_impl=impl,
+        has_aux=bool(has_aux),
+        keep=_names(keep, {"aux": has_aux, "summary": summary is not None}),
+    )
+    programs = programs_of(problem.functions, problem.settings)
     key = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
     programs.fact(
         ("checked", stacked is None, described((params, data))),
         lambda: _check_functions(problem, one, key, rows if doubtful else None),
     )
-    return problem, programs, params, data
+    return problem, programs, Seeds(data, params, problem.shared)
 
 
-def check_mesh(mesh: Any) -> None:
-    """Raises on what is not a mesh of devices."""
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"mesh must be a jax.sharding.Mesh, or None; got {shown(mesh)}. For a list of devices: "
-            f"jax.sharding.Mesh(devices, ('seeds',))."
-        )
+def _wanted_loss(batches, has_aux) -> str:
+    """What loss_fn is to take and to give."""
+    return LOSS.format(
+        arguments="params" if batches is None else "params, batch",
+        aux=", aux" if has_aux else "",
+        with_aux=", and a pytree of arrays" if has_aux else "",
+    )
 
 
-def check_outside(params, keys) -> None:
-    """An ensemble is a loop in Python, around programs that it compiles."""
-    # Under `jit` a new array is traced too, whatever the arguments are.
-    if any(isinstance(x, Tracer) for x in (*jax.tree.leaves((params, keys)), jnp.zeros(()))):
-        raise TypeError(
-            "an ensemble cannot run under jax.jit, vmap, grad or scan: it compiles its own "
-            "programs and calls them until all seeds have ended. Call it outside; many starts or "
-            "settings are seeds: params with stacked=True, or an optimizer made from the key."
-        )
+def _names(keep: Any, has: dict[str, bool]) -> frozenset[str]:
+    """What is to come back of every seed, by name; aux and summary do where there are any."""
+    known = ", ".join(map(repr, (*KEEP, *has)))
+    wanted = f"keep must be some of the names {known}, such as ('params',)"
+    if isinstance(keep, str) or not isinstance(keep, Collection):
+        raise TypeError(f"{wanted}; got {shown(keep)}.")
+    for name in keep:
+        if name not in (*KEEP, *has):
+            raise ValueError(
+                f"{wanted}; got {shown(name)}. Values, outcomes and numbers of steps always come "
+                f"back."
+            )
+        if not has.get(name, True):
+            given = "has_aux=True and a loss_fn that returns it" if name == "aux" else "summary="
+            raise ValueError(f"keep names {name!r}, which needs {given}.")
+    return frozenset(keep) & frozenset(KEEP)
 
 
 def _check_optimizer(optimizer) -> None:
@@ -126,34 +166,7 @@ def _arrays(params: PyTree) -> PyTree:
                 f"{f' at {place!r}' if place else ''}. The start is a value, not a function of the "
                 f"key; what is not trained belongs into loss_fn."
             )
-    return jax.tree.map(lambda x: _on_one_device(jnp.asarray(x, jnp.result_type(x))), params)
-
-
-def _key_data(keys) -> tuple[jax.Array, Any]:
-    """Data [seeds, ...] of the keys, and the generator of typed ones."""
-    array = isinstance(keys, jax.Array | np.ndarray)
-    typed = array and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-    raw = array and keys.dtype == np.uint32
-    if not (typed or raw) or keys.ndim != (1 if typed else 2):
-        error = ValueError if typed or raw else TypeError
-        raise error(f"keys must be {KEYS}; got {shown(keys)}.")
-    if not len(keys):
-        raise ValueError(f"keys is empty, and an ensemble needs at least one seed: {KEYS}.")
-    if typed:
-        return _on_one_device(jax.random.key_data(keys)), jax.random.key_impl(keys)
-    return _on_one_device(jnp.asarray(keys)), None
-
-
-def _on_one_device(x: jax.Array) -> jax.Array:
-    """Starts and keys are cut into shares; what lies on a mesh is brought together first."""
-    if not x.is_fully_addressable or len(x.devices()) == 1:
-        return x
-    return jax.device_put(x, min(x.devices(), key=lambda device: device.id))
-
-
-def outside_meshes():
-    """A context without the mesh of `jax.set_mesh`: each program is for one device."""
-    return jax.set_mesh(Mesh(np.empty((), object), ()))
+    return jax.tree.map(lambda x: on_one_device(jnp.asarray(x, jnp.result_type(x))), params)
 
 
 def _rows(params: PyTree, number: int) -> PyTree | None:
@@ -172,9 +185,12 @@ def _check_functions(problem: Problem, start: PyTree, key: Any, rows: PyTree | N
       key: shape of a key's data.
       rows: shapes of a row of the start, where it could be a stack of starts; else None.
     """
-    value = _returned("loss_fn", problem.loss_fn, start)
-    is_loss = _is_scalar(value, jnp.floating)
-    if rows is not None and _is_loss(problem.loss_fn, rows):
+    shared = problem.shared
+    batch = returned("batches", lambda key, step: problem.batch(key, step, shared), key, STEP)
+    batch = jax.tree.map(jax.typeof, batch)
+    said = _loss_of(problem, start, batch)
+    is_loss = _is_said(problem, said)
+    if rows is not None and _is_loss(problem, rows, batch):
         number = jax.tree.leaves(start)[0].shape[0]
         both = "one row as well as all of them" if is_loss else "one row, and not all of them"
         raise ValueError(
@@ -183,42 +199,46 @@ def _check_functions(problem: Problem, start: PyTree, key: Any, rows: PyTree | N
             f"stacked=False where every seed starts from the whole."
         )
     if not is_loss:
-        raise TypeError(f"loss_fn must be a function, {LOSS}; it returned {_seen(value)}.")
+        wanted = _wanted_loss(problem.batches, problem.has_aux)
+        raise TypeError(f"loss_fn must be a function, {wanted}; it returned {kind_of(said)}.")
+    value, aux = said if problem.has_aux else (said, None)
+    _check_arrays("aux, which loss_fn returns beside the loss,", aux)
+    if problem.summary is not None:
+        _check_arrays("what summary returns", returned("summary", problem.summary, start))
     if problem.stop is not None:
-        said = _returned("stop", problem.stop, start, value)
-        whole = isinstance(said, int) or _is_scalar(said, jnp.integer) or _is_scalar(said, jnp.bool)
-        if not whole:
-            raise TypeError(f"stop must be a function, {STOP}; it returned {_seen(said)}.")
+        said = returned("stop", problem.stop, start, value)
+        if not is_whole(said):
+            raise TypeError(f"stop must be a function, {STOP}; it returned {kind_of(said)}.")
     if not hasattr(problem.optimizer, "update"):
-        made = _returned("optimizer", lambda key: problem.optimizer_of(key), key)
+        made = returned("optimizer", lambda key: problem.optimizer_of(key), key)
         if not (hasattr(made, "init") and hasattr(made, "update")):
-            raise TypeError(f"optimizer must be {OPTIMIZER}; it made {_seen(made)}.")
+            raise TypeError(f"optimizer must be {OPTIMIZER}; it made {kind_of(made)}.")
 
 
-def _is_loss(loss_fn: Callable[[PyTree], Any], params: PyTree) -> bool:
-    """Whether it takes these parameters and returns a loss."""
+def _loss_of(problem: Problem, params: PyTree, batch: PyTree) -> Any:
+    """What loss_fn says of these."""
+    arguments = (params,) if problem.batches is None else (params, batch)
+    return returned("loss_fn", problem.loss_fn, *arguments)
+
+
+def _is_said(problem: Problem, said: Any) -> bool:
+    """Whether it is a loss, with what else it should come with."""
+    if not problem.has_aux:
+        return is_scalar(said, jnp.floating)
+    return isinstance(said, tuple) and len(said) == 2 and is_scalar(said[0], jnp.floating)
+
+
+def _is_loss(problem: Problem, params: PyTree, batch: PyTree) -> bool:
+    """Whether loss_fn takes these parameters and returns a loss."""
     try:
-        return _is_scalar(_returned("loss_fn", loss_fn, params), jnp.floating)
+        return _is_said(problem, _loss_of(problem, params, batch))
     except Exception:  # the answer is no, whatever it says
         return False
 
 
-def _returned(name: str, function: Callable, *arguments) -> Any:
-    """What a function returns for arguments of these shapes."""
-    returned = []
-    try:
-        jax.eval_shape(lambda *a: returned.append(function(*a)), *arguments)
-    except UNTRACEABLE as error:
-        raise TypeError(
-            f"{name} must be a function that JAX can trace; it asked for the value of an array, as "
-            f"float(x), np.sin(x) or `if x > 0` do. Use jax.numpy, and jnp.where: {error}"
-        ) from error
-    return returned[0]
-
-
-def _is_scalar(value, kind) -> bool:
-    return isinstance(value, jax.Array) and value.shape == () and jnp.issubdtype(value.dtype, kind)
-
-
-def _seen(value) -> str:
-    return shown(value) if isinstance(value, jax.Array) else f"a {type(value).__name__}"
+def _check_arrays(what: str, tree: PyTree) -> None:
+    """Raises on leaves that are no numbers."""
+    for x in jax.tree.leaves(tree):
+        number = isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+        if not number or jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+            raise TypeError(f"{what} must be a pytree of arrays of numbers; it has {shown(x)}.")

@@ -1,10 +1,10 @@
 """Programs that are compiled once for a problem, and let go when what it is made of is let go.
 
 `jax.jit` knows a program by the function object and drops it with that object. An ensemble's
-programs are made of three such objects, a loss, an optimizer and a stop rule, and are kept here as
-long as all three live, by their identity: the same objects again compile nothing. Only executables
-are kept, which do not refer to Python functions; a jitted function would hold on to its trace, and
-that to functions with derivatives of their own.
+programs are made of several such objects, a loss, an optimizer, a stop rule, and are kept here as
+long as all of them live, by their identity: the same objects again compile nothing. Only
+executables are kept, which do not refer to Python functions; a jitted function would hold on to its
+trace, and that to functions with derivatives of their own.
 
 What cannot be hashed or weakly referenced (an instance with `__slots__`, a dataclass that can be
 changed) has no identity to go by: its programs are made anew for every call.
@@ -25,7 +25,6 @@ import jax
 import numpy as np
 
 from kinopt._typing import PyTree
-from kinopt.lanes import Problem
 
 __all__ = ["Device", "Programs", "described", "num_cores", "programs_of"]
 
@@ -80,7 +79,7 @@ class Programs:
 
         Args:
           function: what to compile.
-          fixed: its first arguments, not arrays: the problem, then what can be hashed.
+          fixed: its first arguments, not arrays: the task, then what can be hashed.
           arguments: its other arguments, which lie on the device.
           donated: which of them the executable may overwrite.
         """
@@ -111,9 +110,13 @@ def _objects(thing: Any) -> list[Any]:
     return [thing]
 
 
-def programs_of(problem: Problem) -> Programs:
-    """The programs of a problem: those it had, or none yet."""
-    functions = (problem.loss_fn, problem.optimizer, problem.stop)
+def programs_of(functions: tuple, settings: Hashable) -> Programs:
+    """The programs of a problem: those it had, or none yet.
+
+    Args:
+      functions: what it is made of; None where it does without.
+      settings: what else its programs depend on.
+    """
     key: Hashable = None
 
     def forget(_) -> None:
@@ -121,13 +124,12 @@ def programs_of(problem: Problem) -> Programs:
             _kept.pop(key, None)
 
     try:
-        groups = [_objects(thing) for thing in functions if thing is not None]
+        groups = [[] if thing is None else _objects(thing) for thing in functions]
         objects = [x for group in groups for x in group]
         references = [weakref.ref(x, forget) for x in objects]
     except TypeError:
         return Programs()
-    numbers = tuple(tuple(map(id, group)) for group in groups)
-    key = (numbers, problem.num_steps, problem.stacked, problem.key_impl)
+    key = tuple(tuple(map(id, group)) for group in groups), settings
     with _lock:
         programs, held = _kept.pop(key, (None, []))
         # Of another object at the same address, whose end nobody has been told of yet.

@@ -27,8 +27,10 @@ reach here: a library that multiplies matrices may round differently with the ba
 for a loss with matrix products the last digits can vary with `lanes`.
 """
 
-import warnings
-from collections.abc import Callable
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, SupportsIndex
 
 import jax
@@ -36,24 +38,39 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kinopt._checks import check_count, check_flag
-from kinopt._problem import as_problem, check_mesh, check_outside, outside_meshes
+from kinopt import _engine
+from kinopt._checkpoint import read_rows
+from kinopt._checks import check_count, check_flag, shown
+from kinopt._lane_checks import check_mesh, check_outside, outside_meshes
+from kinopt._minibatches import Minibatches, minibatches
+from kinopt._problem import as_problem
+from kinopt._training import KEEP, RECORDS, Seen, as_task, record
 from kinopt._typing import PyTree, Scalar
-from kinopt._workers import devices_of, drive, in_order, make_workers
-from kinopt.lanes import RECORDS
+from kinopt._workers import devices_of, make_workers
 
-__all__ = ["EnsembleResult", "Trajectories", "run", "trajectories"]
+__all__ = [
+    "EnsembleResult",
+    "Minibatches",
+    "Trajectories",
+    "minibatches",
+    "read",
+    "run",
+    "trajectories",
+]
 
 
 class EnsembleResult(NamedTuple):
     """How the seeds ended. All arrays have a leading axis of seeds, in the order of the keys."""
 
-    params: PyTree  # parameters at the end
+    params: PyTree  # parameters at the end; None unless in `keep`
     value: jax.Array  # float [seeds]: loss at `params`
+    best_params: PyTree  # parameters where the loss was lowest; None unless in `keep`
     best_value: jax.Array  # float [seeds]: lowest loss on the way, the start included
     outcome: jax.Array  # int32 [seeds]: what `stop` said; 0 undecided; -1 loss not finite
     num_steps: jax.Array  # int32 [seeds]: updates until the end
-    opt_state: PyTree  # state of the optimizer at the end
+    opt_state: PyTree  # state of the optimizer at the end; None unless in `keep`
+    aux: PyTree  # what the loss says beside it at `params`; None without `has_aux`
+    summary: PyTree  # what `summary` says of `params`; None without it
     seed: jax.Array  # int32 [seeds]: place in `keys`; 0, 1, 2, ... unless it was interrupted
 
 
@@ -66,7 +83,7 @@ class Trajectories(NamedTuple):
 
 
 def run(
-    loss_fn: Callable[[PyTree], Scalar],
+    loss_fn: Callable[..., Any],
     optimizer: Any,
     params: PyTree,
     keys: jax.Array,
@@ -78,6 +95,11 @@ def run(
     chunk: SupportsIndex | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
+    batches: Callable[[Any, Any], PyTree] | None = None,
+    has_aux: bool = False,
+    summary: Callable[[PyTree], PyTree] | None = None,
+    keep: Collection[str] = KEEP,
+    checkpoint: str | os.PathLike | None = None,
 ) -> EnsembleResult:
     """Runs one seed for each key to its end.
 
@@ -98,7 +120,8 @@ def run(
     z = x + i y, is dF/dx + i dF/dy, the conjugate of `jax.grad`.
 
     Args:
-      loss_fn: params -> scalar loss.
+      loss_fn: params -> scalar loss; with `batches`: params, batch -> scalar loss; with `has_aux`:
+        -> scalar loss, aux.
       optimizer: key -> `optax.GradientTransformation`, or one (then the seeds differ only in their
         starts). It is called under `jax.jit` with a key as found in `keys`.
       params: the start: a pytree of arrays. With `stacked`, one start for each seed.
@@ -115,6 +138,20 @@ def run(
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).
+      batches: key, step -> batch, a pure function of a seed's key, as found in `keys`, and of how
+        many updates the seed has had. `minibatches(data, batch_size)` makes one. A loss that draws
+        takes its key from there, too: `lambda key, step: jax.random.fold_in(key, step)`. Every
+        value, and what `stop` sees, is then the loss on the batch of its step.
+      has_aux: whether `loss_fn` returns a pytree of arrays beside the loss.
+      summary: params -> a pytree of arrays, evaluated once, at the end of each seed: a test
+        accuracy, a label.
+      keep: what comes back of every seed beside numbers, aux and summary. What is not named takes
+        no memory and no time; `best_params` cost a selection in every step in which a lane finds a
+        lower loss.
+      checkpoint: a folder, new or of the same call. Seeds that have ended are added to it, and
+        lanes at work are written down, every ten seconds. After a kill at any moment, or Ctrl-C,
+        the same call goes on there and returns what it would have, bit for bit; `read` shows what
+        has ended.
 
     Returns:
       An `EnsembleResult`, on one device (with several processes, on one of each). After Ctrl-C it
@@ -123,9 +160,17 @@ def run(
     Raises:
       TypeError: if an argument is of the wrong kind, the loss or what `stop` says is not a scalar
         of the right type, or under `jax.jit` and the like.
-      ValueError: if shapes or numbers do not fit, or it is in doubt whether `params` is stacked.
+      ValueError: if shapes or numbers do not fit, it is in doubt whether `params` is stacked, or
+        `checkpoint` is of another call; it says what differs.
 
     >>> import optax
+    >>> x = jnp.linspace(-1, 1, 64)
+    >>> fits = run(
+    ...     lambda w, batch: jnp.mean((batch[1] - w * batch[0])**2),
+    ...     optax.sgd(0.5), jnp.array(0.0), jax.random.split(jax.random.key(0), 3), num_steps=50,
+    ...     batches=minibatches((x, 2 * x), 16), summary=lambda w: abs(w - 2), keep=())
+    >>> (fits.summary < 1e-3).tolist(), fits.params
+    ([True, True, True], None)
     >>> result = run(
     ...     lambda x: x**2, optax.sgd(0.25), jnp.array([1.0, 2.0]),
     ...     jax.random.split(jax.random.key(0), 2), num_steps=100, stacked=True,
@@ -138,32 +183,71 @@ def run(
     check_mesh(mesh)
     check_outside(params, keys)
     with outside_meshes():
-        problem, programs, params, keys = as_problem(
-            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+        problem, programs, seeds = as_problem(
+            loss_fn,
+            optimizer,
+            params,
+            keys,
+            num_steps,
+            stacked,
+            stop,
+            batches,
+            has_aux,
+            summary,
+            keep,
         )
-        devices = devices_of(mesh, keys)
-        workers = make_workers(problem, programs, params, keys, side_by_side, steps, devices)
-        lines, interrupted = drive(workers, progress)
-        lane, seed = in_order(lines)
-    if interrupted:
-        warnings.warn(
-            f"Interrupted: {len(seed)} of {len(keys)} seeds had ended. The result holds those; "
-            f"they are the quicker ones, so their outcomes are not a fair sample.",
-            stacklevel=2,
+        task, folder = as_task(problem), _folder("checkpoint", checkpoint)
+        rows = _engine.run(task, programs, seeds, side_by_side, steps, mesh, progress, folder)
+        return EnsembleResult(
+            **rows.result._asdict(),
+            outcome=rows.outcome,
+            num_steps=rows.num_steps - 1,  # the last step only looks
+            seed=rows.seed,
         )
+
+
+def read(folder: str | os.PathLike) -> EnsembleResult:
+    """The seeds that have ended, out of a folder that `run` writes or has written to.
+
+    It needs none of the functions of the run, and can be called from another process meanwhile.
+
+    Args:
+      folder: what `run` was given as `checkpoint`.
+
+    Returns:
+      An `EnsembleResult` of those seeds; `seed` says which. Containers come back as dictionaries
+      (by the names of fields, too) and lists, whatever they were.
+
+    Raises:
+      TypeError: if it is no path.
+      ValueError: if it is no folder of an ensemble.
+
+    >>> import optax, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = run(
+    ...         lambda x: x["a"]**2, optax.sgd(0.25), {"a": jnp.array(1.0)},
+    ...         jax.random.split(jax.random.key(0), 2), num_steps=2, checkpoint=folder)
+    ...     read(folder).params
+    {'a': Array([0.25, 0.25], dtype=float32)}
+    """
+    path = _folder("folder", folder)
+    if path is None:
+        raise TypeError("folder must be a path; got None.")
+    rows = read_rows(path)
+    kept = dict.fromkeys(Seen._fields) | rows.result
     return EnsembleResult(
-        params=lane.params,
-        value=lane.value,
-        best_value=lane.best_value,
-        outcome=lane.outcome,
-        num_steps=lane.num_steps,
-        opt_state=lane.opt_state,
-        seed=jnp.asarray(seed, jnp.int32),
+        **kept, outcome=rows.outcome, num_steps=rows.num_steps - 1, seed=rows.seed
     )
 
 
+def _folder(name: str, path: Any) -> pathlib.Path | None:
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} must be the path of a folder, or None; got {shown(path)}.")
+    return None if path is None else pathlib.Path(path)
+
+
 def trajectories(
-    loss_fn: Callable[[PyTree], Scalar],
+    loss_fn: Callable[..., Any],
     optimizer: Any,
     params: PyTree,
     keys: jax.Array,
@@ -172,6 +256,8 @@ def trajectories(
     every: SupportsIndex = 1,
     stacked: bool | None = None,
     stop: Callable[[PyTree, Scalar], Any] | None = None,
+    batches: Callable[[Any, Any], PyTree] | None = None,
+    has_aux: bool = False,
 ) -> Trajectories:
     """What chosen seeds go through: their parameters after every `every` updates.
 
@@ -188,6 +274,8 @@ def trajectories(
       every: updates between two records, >= 1.
       stacked: as in `run`.
       stop: as in `run`. A seed that has ended repeats its last record.
+      batches: as in `run`.
+      has_aux: as in `run`; aux is left out.
 
     Returns:
       `Trajectories` of 1 + num_steps // every records; the first is the start.
@@ -206,20 +294,28 @@ def trajectories(
     steps = check_count("every", every, optional=False)
     check_outside(params, keys)
     with outside_meshes():
-        problem, programs, params, keys = as_problem(
-            loss_fn, optimizer, params, keys, num_steps, stacked, stop
+        problem, programs, seeds = as_problem(
+            loss_fn,
+            optimizer,
+            params,
+            keys,
+            num_steps,
+            stacked,
+            stop,
+            batches,
+            has_aux,
+            None,
+            ("params",),
         )
-        num_seeds, num_records = keys.shape[0], 1 + problem.num_steps // steps
+        num_seeds, num_records = seeds.keys.shape[0], 1 + problem.num_steps // steps
         # One program, whose lanes are the seeds.
-        devices = devices_of(None, keys)[:1]
-        workers = make_workers(
-            problem, programs, params, keys, num_seeds, steps, devices, records=True
-        )
-        [(program, source, line)] = workers
-        blocks = []
+        devices = devices_of(None, seeds.keys)[:1]
+        work = functools.update_wrapper(functools.partial(record, problem), record)
+        [worker] = make_workers(as_task(problem), programs, seeds, num_seeds, steps, devices, work)
+        line, blocks = worker.line, []
         for first in range(0, num_records, RECORDS):
             number = min(RECORDS, num_records - first)
-            line, seen = program(source, line, np.int32(number))
+            line, seen = worker.program(worker.source, line, np.int32(number))
             blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
         seeds = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
     return Trajectories(*seeds)

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import AxisType
 
 import kinopt
-from kinopt import _workers, ensemble
-from kinopt.lanes import Problem
+from kinopt import _engine, _workers, ensemble
+from kinopt._training import Problem, as_task
 
 BASINS = kinopt.landscapes.two_basins()
 STOP = kinopt.basins.quadratic_basins(
@@ -97,8 +97,8 @@ def test_outcomes_do_not_depend_on_company(reference):
 def test_a_mesh_shares_the_seeds(reference, number, kind, monkeypatch):
     mesh = jax.make_mesh((2, 2), ("host", "chip"), axis_types=(kind, kind))
     made = []
-    real = ensemble.make_workers
-    monkeypatch.setattr(ensemble, "make_workers", lambda *a: made.extend(real(*a)) or made)
+    real = _engine.make_workers
+    monkeypatch.setattr(_engine, "make_workers", lambda *a: made.extend(real(*a)) or made)
     result = run(number, mesh=mesh, lanes=5)
     assert_same(result, jax.tree.map(lambda x: x[:number], reference))
     where = [next(iter(worker.source.length.devices())) for worker in made]
@@ -269,7 +269,7 @@ def test_more_records_than_a_call_makes(monkeypatch):
 
 def test_ctrl_c_returns_what_is_finished(monkeypatch):
     """The signal comes while the programs run: they stop after the call they are in."""
-    real = _workers.concurrent.futures.wait
+    real = _engine.concurrent.futures.wait
     waits = []
 
     def wait(futures, timeout=None):
@@ -278,7 +278,7 @@ def test_ctrl_c_returns_what_is_finished(monkeypatch):
             raise KeyboardInterrupt
         return real(futures, timeout=timeout)
 
-    monkeypatch.setattr(_workers.concurrent.futures, "wait", wait)
+    monkeypatch.setattr(_engine.concurrent.futures, "wait", wait)
     with pytest.warns(UserWarning, match="Interrupted: .* of 400000 seeds"):
         result = run(400_000, lanes=8, chunk=16)
     number = result.seed.shape[0]
@@ -344,9 +344,11 @@ def test_a_large_model_gets_fewer_lanes_than_a_small_one():
     device = jax.devices()[0]
 
     def lanes(size):
-        problem = Problem(lambda x: jnp.sum(x), optax.adam(1e-3), None, 1, False, None)
-        source = _workers.Source(jnp.zeros((4, 2), jnp.uint32), jnp.zeros(size), jnp.array(4))
-        lane_bytes, _ = _workers._measured(problem, source, device)
+        functions = (lambda x: jnp.sum(x), optax.adam(1e-3), None, None, None)
+        problem = Problem(*functions, 1, False, None, False, frozenset())
+        keys = jnp.zeros((4, 2), jnp.uint32)
+        source = _workers.Source(keys, jnp.zeros(size), None, jnp.array(4))
+        lane_bytes, _ = _workers._measured(as_task(problem), source, device)
         return _workers._default_lanes(lane_bytes, 10**6, device)
 
     assert lanes(2) == _workers.CPU_LANES[1]

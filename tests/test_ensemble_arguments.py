@@ -161,6 +161,29 @@ def test_stop_rules_may_say_whole_numbers_and_truths():
         assert call(stop=stop).outcome.tolist() == [1, 1, 1]
 
 
+def test_what_is_not_kept_does_not_come_back():
+    whole = call()
+    for keep in ((), ("params",), ["best_params", "opt_state"], {"opt_state"}):
+        result = call(keep=keep)
+        for name in ("params", "best_params", "opt_state"):
+            expected = getattr(whole, name) if name in keep else None
+            jax.tree.map(np.testing.assert_array_equal, getattr(result, name), expected)
+        np.testing.assert_array_equal(result.best_value, whole.best_value)
+
+
+@pytest.mark.parametrize(
+    ("keep", "error", "message"),
+    [
+        ("params", TypeError, "such as .'params',.; got 'params'"),
+        (None, TypeError, "got None"),
+        (("weights",), ValueError, "got 'weights'. Values, outcomes"),
+    ],
+)
+def test_what_names_nothing_to_keep_is_refused(keep, error, message):
+    with pytest.raises(error, match=f"keep must be some of the names 'params', .*{message}"):
+        call(keep=keep)
+
+
 STARTS = {
     "function": (lambda key: jnp.ones(2), TypeError, "not a function of the key"),
     "integers": ({"w": jnp.ones(2, int)}, TypeError, "int32 in int32.2. at 'w'"),

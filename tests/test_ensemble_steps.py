@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import kinopt
-from kinopt import _workers, ensemble
+from kinopt import _engine, ensemble
 
 KEYS = jax.random.split(jax.random.key(7), 7)
 UP = optax.GradientTransformation(lambda params: (), lambda g, s, p=None: (jnp.ones_like(g), s))
@@ -55,6 +55,17 @@ def test_the_best_value_counts_the_start_and_the_end():
     assert clock(lambda x: x, [2.0], num_steps=0).best_value.tolist() == [2.0]
 
 
+def test_the_best_parameters_are_those_of_the_best_value():
+    """Whatever a lane does after its seed has ended, and whichever seed it has next."""
+    for chunk in (1, 4, 20):
+        result = clock(lambda x: (x - 5) ** 2, [2.0, 3.0, 7.0, -9.0], chunk=chunk, num_steps=9)
+        assert result.best_params.tolist() == [5.0, 5.0, 7.0, 0.0]
+        assert result.best_value.tolist() == [0.0, 0.0, 4.0, 25.0]
+        assert result.params.tolist() == [11.0, 12.0, 16.0, 0.0]
+    broken = clock(lambda x: jnp.where(x > 5, -jnp.inf, 10 - x), [2.0, 8.0])
+    assert broken.best_params.tolist() == [5.0, 8.0]
+
+
 @pytest.mark.parametrize("num_steps", [0, 1, 4, 5])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_num_steps_is_the_number_of_updates(num_steps, chunk):
@@ -91,14 +102,13 @@ def test_seeds_come_back_in_the_order_of_their_keys(lanes):
 
 def test_an_interrupted_run_keeps_the_order(monkeypatch):
     """The programs are cut off after their first call."""
-    real = _workers.drive
-    monkeypatch.setattr(_workers, "FIRST_ROUNDS", 2)
+    monkeypatch.setattr(_engine, "FIRST_ROUNDS", 2)
 
     def cut(workers, progress):
         lines = [w.program(w.source, w.line, np.int32(2)) for w in workers]
         return lines, True
 
-    monkeypatch.setattr(ensemble, "drive", cut)
+    monkeypatch.setattr(_engine, "drive", cut)
     lengths = np.array([9, 1, 7, 2, 2, 8, 3, 1, 6, 1, 5, 4, 4, 9, 9, 1])
     stop = lambda x, value: jnp.where(x >= 0, 1, 0)  # noqa: E731
     with pytest.warns(UserWarning, match="Interrupted: .* of 16 seeds"):
@@ -106,7 +116,6 @@ def test_an_interrupted_run_keeps_the_order(monkeypatch):
     assert 0 < len(result.seed) < 16
     assert (np.diff(result.seed) > 0).all()
     assert result.num_steps.tolist() == lengths[result.seed].tolist()
-    monkeypatch.setattr(ensemble, "drive", real)
 
 
 @pytest.mark.parametrize("every", [1, 2, 9, 10])

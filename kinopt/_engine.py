@@ -1,0 +1,195 @@
+"""The engine: it drives the programs of all devices until every seed has ended.
+
+Each program is called from a thread of its own, since JAX lets go of Python's lock meanwhile, and
+returns to Python a few times a second, which reports progress and looks for Ctrl-C.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import pathlib
+import threading
+import time
+import warnings
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from kinopt._checkpoint import Checkpoint, about_folder, digest
+from kinopt._line import Line, Row, Task, advance
+from kinopt._programs import Programs
+from kinopt._workers import Seeds, Worker, devices_of, make_workers
+
+__all__ = ["drive", "in_order", "run"]
+
+SECONDS_PER_CALL = 0.3
+"""How long a program runs before it reports: what Ctrl-C has to wait for."""
+
+FIRST_ROUNDS = 16
+"""Chunks in a program's first call, which measures how long a chunk takes."""
+
+
+def _outcomes(line: Line) -> Counter:
+    """How often each outcome has come up so far."""
+    return Counter(np.asarray(line.ended.outcome)[: int(line.num_ended)].tolist())
+
+
+def drive(
+    workers: list[Worker], progress: bool, checkpoint: Checkpoint | None = None
+) -> tuple[list[Line], bool]:
+    """Runs the workers to the end of their lines, or until Ctrl-C.
+
+    Args:
+      workers: the programs of this process.
+      progress: whether to show a bar.
+      checkpoint: where to write down what has become of the seeds.
+
+    Returns:
+      What has become of the seeds, for each worker; and whether it was interrupted.
+    """
+    lines = [worker.line for worker in workers]
+    lengths = [int(worker.source.length) for worker in workers]
+    numbers = [int(line.num_ended) for line in lines]
+    outcomes = [Counter() for _ in workers]
+    leave = threading.Event()
+
+    def work(n: int) -> None:
+        program, source = workers[n].program, workers[n].source
+        rounds = FIRST_ROUNDS
+        while numbers[n] < lengths[n] and not leave.is_set():
+            began = time.perf_counter()
+            lines[n] = program(source, lines[n], np.int32(rounds))
+            numbers[n] = int(lines[n].num_ended)
+            if progress:
+                outcomes[n] = _outcomes(lines[n])
+            if checkpoint is not None:
+                done = numbers[n] == lengths[n] or leave.is_set()
+                checkpoint.save(workers[n].share, lines[n], done)
+            aim = SECONDS_PER_CALL / max(time.perf_counter() - began, 1e-6)
+            rounds = max(1, int(rounds * min(aim, 8)))
+
+    with (
+        _bar(sum(lengths), progress) as show,
+        concurrent.futures.ThreadPoolExecutor(len(workers)) as pool,
+    ):
+        futures = [pool.submit(work, n) for n in range(len(workers))]
+        try:
+            while concurrent.futures.wait(futures, timeout=0.1).not_done:
+                show(sum(numbers), sum(outcomes, Counter()))
+                if any(future.done() and future.exception() for future in futures):
+                    leave.set()
+        except KeyboardInterrupt:
+            leave.set()
+            concurrent.futures.wait(futures)
+        for future in futures:
+            future.result()  # raises what went wrong in a thread
+        show(sum(numbers), sum(outcomes, Counter()))
+    return lines, numbers != lengths
+
+
+@contextlib.contextmanager
+def _bar(num_seeds: int, progress: bool):
+    """A function of seeds ended and outcomes so far that shows them, or does nothing."""
+    if not progress:
+        yield lambda ended, outcomes: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "progress=True draws its bar with tqdm: pip install tqdm"
+        ) from error
+    with tqdm(total=num_seeds, unit="seed", desc="ensemble") as bar:
+
+        def show(ended: int, outcomes: Counter) -> None:
+            bar.n = ended
+            bar.set_postfix({f"outcome {k}": n for k, n in sorted(outcomes.items())}, refresh=True)
+
+        yield show
+
+
+@jax.jit
+def _take(rows: tuple[Row, ...], index: jax.Array) -> Row:
+    return jax.tree.map(lambda *shares: jnp.concatenate(shares)[index], *rows)
+
+
+def in_order(lines: list[Line], size: int) -> Row:
+    """The seeds that ended, in the order of their keys, each with its place among them.
+
+    Args:
+      lines: what has become of the seeds of each program of this process.
+      size: seeds of a share.
+    """
+    rows = [line.ended for line in lines]
+    number = np.array([int(line.num_ended) for line in lines])
+    device = next(iter(lines[0].num_ended.devices()))
+    if jax.process_count() > 1:
+        together = jax.tree.map(lambda *x: np.stack(x), *rows)
+        number, together = multihost_utils.process_allgather((number, together), tiled=True)
+        rows = [jax.tree.map(lambda x, n=n: x[n], together) for n in range(len(number))]
+    rows = jax.device_put(rows, device)
+    num_rows = rows[0].seed.shape[0]
+    # Row r of share n holds the seed n * size + seed[r].
+    seed = [n * size + np.asarray(share.seed)[: number[n]] for n, share in enumerate(rows)]
+    place = [n * num_rows + np.arange(number[n]) for n in range(len(rows))]
+    seed, place = np.concatenate(seed), np.concatenate(place)
+    order = np.argsort(seed)
+    row = _take(tuple(rows), place[order])
+    return row._replace(seed=jnp.asarray(seed[order], jnp.int32))
+
+
+def _about(task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:
+    """What tells one run from another, by the arguments it comes from."""
+    program = jax.jit(functools.partial(advance, task, 1, False))
+    text = program.lower(worker.source, worker.line, np.int32(1)).as_text()
+    return {
+        "keys": len(seeds.keys),
+        "num_steps": task.num_steps,
+        "lanes": len(worker.line.lanes.seed),
+        "programs": programs,
+        "values of keys": digest(seeds.keys),
+        "params": digest(seeds.starts),
+        "data": digest(seeds.shared),
+        "functions or keep": digest(text),
+        "jax": jax.__version__,
+    }
+
+
+def run(
+    task: Task,
+    programs: Programs,
+    seeds: Seeds,
+    lanes: int | None,
+    chunk: int | None,
+    mesh: Mesh | None,
+    progress: bool,
+    folder: pathlib.Path | None = None,
+) -> Row:
+    """Brings all seeds to their ends; after Ctrl-C, with a warning, those that have got there."""
+    devices = devices_of(mesh, seeds.keys)
+    if folder is None:
+        workers = make_workers(task, programs, seeds, lanes, chunk, devices)
+        lines, interrupted = drive(workers, progress)
+    else:
+        found = about_folder(folder) or {}
+        if mesh is None and devices[0].platform == "cpu":  # a machine may have other cores now
+            devices = devices[:1] * found.get("programs", len(devices))
+        lanes = lanes or found.get("lanes")
+        workers = make_workers(task, programs, seeds, lanes, chunk, devices)
+        about = _about(task, seeds, workers[0], len(devices))
+        checkpoint = Checkpoint(folder, about, workers[0].line.ended)
+        workers = [w._replace(line=checkpoint.load(w.share, w.line)) for w in workers]
+        lines, interrupted = drive(workers, progress, checkpoint)
+    rows = in_order(lines, workers[0].size)
+    if interrupted:
+        warnings.warn(
+            f"Interrupted: {len(rows.seed)} of {len(seeds.keys)} seeds had ended. The result holds "
+            f"those; they are the quicker ones, so their outcomes are not a fair sample.",
+            stacklevel=3,
+        )
+    return rows

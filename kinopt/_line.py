@@ -1,0 +1,256 @@
+"""Loops of uneven length side by side: lanes that are refilled as their seeds end.
+
+A seed is one run of a loop: its key, its start, its outcome. Seeds may differ tenfold in how many
+steps they take, so that running them all to the end of the longest wastes most of the work. Here a
+fixed number of *lanes* work on the seeds that wait in line:
+
+    repeat
+        `chunk` steps of every lane                               advance
+        write down the seeds that ended, in the order they did    _collect
+        put the next seeds in line into the freed lanes           _refill
+
+A lane is vmapped. A step makes a new carry of the old one, and says how the seed ended, if it did,
+and what is to be kept of it in that case: what is kept is what was at the very step a seed ended,
+whatever the chunk. Nothing that a lane computes involves another lane or the place in line.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from kinopt._batching import any_lane
+from kinopt._typing import PyTree
+
+__all__ = [
+    "Kept",
+    "Lane",
+    "Line",
+    "Row",
+    "Source",
+    "Task",
+    "advance",
+    "first",
+    "lane_step",
+    "start",
+]
+
+
+class Task(NamedTuple):
+    """What all seeds have in common: a loop, and how long it may be."""
+
+    init: Callable[..., PyTree]  # data of a key, start, shared -> carry
+    step: Callable[..., tuple]  # carry, count, shared -> carry, outcome (0: go on), what to keep
+    finish: Callable[[PyTree], PyTree] | None  # what was kept -> result; None: as it is
+    num_steps: int  # most steps of a seed, >= 1
+    stacked: bool  # whether each seed has a start of its own
+
+
+class Source(NamedTuple):
+    """The seeds of one program."""
+
+    keys: jax.Array  # uint32 [seeds, ...]: data of the keys
+    starts: PyTree  # one start; with a leading axis of seeds when stacked
+    shared: PyTree  # arrays that all lanes read
+    length: jax.Array  # int32 []: how many of the keys are seeds; the rest is padding
+
+
+class Lane(NamedTuple):
+    """One seed at work. `[]` is the shape of a scalar; every leaf gets a leading axis of lanes."""
+
+    seed: jax.Array  # int32 []: place in line; the length of the line when there is none left
+    carry: PyTree
+    num_steps: jax.Array  # int32 []: steps made
+    ended: jax.Array  # bool []
+
+
+class Kept(NamedTuple):
+    """A lane at the step that ended its seed."""
+
+    num_steps: jax.Array  # int32 []: steps made, the last included
+    outcome: jax.Array  # int32 []
+    seen: PyTree  # what the step said to keep
+
+
+class Row(NamedTuple):
+    """A seed that has ended."""
+
+    seed: jax.Array  # int32 []: place in line
+    num_steps: jax.Array  # int32 []: steps made
+    outcome: jax.Array  # int32 []
+    result: PyTree
+
+
+class Line(NamedTuple):
+    """What has become of the seeds: those that wait, those at work, those that ended."""
+
+    num_started: jax.Array  # int32 []
+    num_ended: jax.Array  # int32 []
+    lanes: Lane  # [lanes]
+    kept: Kept  # [lanes]
+    ended: Row  # [seeds + lanes]: in the order in which they ended, then rubbish
+
+
+def _strong(carry: PyTree) -> PyTree:
+    """Arrays whose types do not give way to others, as Python's numbers do."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), carry)
+
+
+def first(task: Task, key: jax.Array, start: PyTree, shared: PyTree, seed: Any = 0) -> Lane:
+    """A lane that has just taken up a seed."""
+    return Lane(
+        seed=jnp.asarray(seed, jnp.int32),
+        carry=_strong(task.init(key, start, shared)),
+        num_steps=jnp.zeros((), jnp.int32),
+        ended=jnp.zeros((), bool),
+    )
+
+
+def lane_step(task: Task, shared: PyTree, lane: Lane, kept: Kept) -> tuple[Lane, Kept]:
+    """Makes a step; where it ends the seed, keeps what the step says.
+
+    A lane whose seed has ended runs on, because stopping it would cost a selection in every leaf of
+    its carry at every step. What counts is kept at the step that ends the seed: a selection that is
+    made only when some lane ends.
+    """
+    carry, outcome, seen = task.step(lane.carry, lane.num_steps, shared)
+    num_steps = lane.num_steps + 1
+    outcome = jnp.asarray(outcome, jnp.int32)
+    ends = ~lane.ended & ((outcome != 0) | (num_steps >= task.num_steps))
+    now = Kept(num_steps, outcome, _strong(seen))
+
+    def keep():
+        return jax.tree.map(lambda new, old: jnp.where(ends, new, old), now, kept)
+
+    kept = jax.lax.cond(any_lane(ends), keep, lambda: kept)
+    return Lane(lane.seed, _strong(carry), num_steps, lane.ended | ends), kept
+
+
+def _rows(task: Task, lanes: Lane, kept: Kept) -> Row:
+    """The lanes as seeds that have ended, whether they have or not."""
+    result = kept.seen
+    if task.finish is not None:
+        finish = jax.vmap(task.finish)
+        shapes = jax.eval_shape(finish, kept.seen)
+        result = jax.lax.cond(
+            jnp.any(lanes.ended),  # a summary may take longer than a step
+            lambda: _strong(finish(kept.seen)),
+            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        )
+    return Row(lanes.seed, kept.num_steps, kept.outcome, result)
+
+
+def _collect(task: Task, source: Source, line: Line) -> Line:
+    """Writes the lanes that ended behind those that ended before them."""
+    ended = line.lanes.ended & (line.lanes.seed < source.length)
+    lanes = line.lanes._replace(ended=ended)
+    # The places of those that ended; what is written after them is overwritten by the next.
+    first = jnp.searchsorted(jnp.cumsum(ended), 1 + jnp.arange(ended.shape[0]))
+
+    def write(rows, lanes):
+        return jax.lax.dynamic_update_slice_in_dim(rows, lanes[first], line.num_ended, axis=0)
+
+    rows = _rows(task, lanes, line.kept)
+    return line._replace(
+        ended=jax.tree.map(write, line.ended, rows),
+        num_ended=line.num_ended + jnp.sum(ended, dtype=jnp.int32),
+    )
+
+
+def _refill(task: Task, source: Source, line: Line) -> Line:
+    """Puts the next seeds in line into the lanes that have none."""
+    lanes = line.lanes
+    place = line.num_started + jnp.cumsum(lanes.ended, dtype=jnp.int32) - 1
+    starts = lanes.ended & (place < source.length)
+    row = jnp.minimum(place, source.length - 1)
+    seed = jnp.where(lanes.ended, jnp.minimum(place, source.length), lanes.seed)
+    given = jax.tree.map(lambda x: x[row], source.starts) if task.stacked else source.starts
+    axes = (0, 0 if task.stacked else None, None, 0)
+    fresh = jax.vmap(functools.partial(first, task), axes)(
+        source.keys[row], given, source.shared, seed
+    )
+
+    def where_starts(new, old):
+        return jnp.where(starts.reshape(starts.shape + (1,) * (new.ndim - 1)), new, old)
+
+    return line._replace(
+        lanes=jax.tree.map(where_starts, fresh, lanes)._replace(seed=seed),
+        num_started=line.num_started + jnp.sum(starts, dtype=jnp.int32),
+    )
+
+
+def _single_function(function):
+    """Asks XLA's CPU compiler for one function, instead of one call for each operation in it.
+
+    An operation costs some 80 ns to call. A step of a descent is fifty of them, on a hundred lanes
+    of a few numbers each: the calls would take longer than the work. The compiler does this
+    unasked for loops on less than a kilobyte; this is how it marks them. Where a compiler does not
+    know the mark, nothing changes but the time.
+    """
+
+    def call(*arguments):
+        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+            return function(*arguments)
+
+    return call
+
+
+def start(task: Task, num_lanes: int, source: Source) -> Line:
+    """A line of seeds, the first of them in the lanes."""
+    given = jax.tree.map(lambda x: x[0], source.starts) if task.stacked else source.starts
+    lane = first(task, source.keys[0], given, source.shared)._replace(ended=jnp.ones((), bool))
+    step = functools.partial(task.step, lane.carry, lane.num_steps, source.shared)
+    seen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step)[2])
+
+    def rows(lane, number):
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), lane)
+
+    lanes = rows(lane, num_lanes)
+    kept = rows(Kept(lane.num_steps, jnp.zeros((), jnp.int32), seen), num_lanes)
+    row = jax.eval_shape(functools.partial(_rows, task), lanes, kept)
+    number = source.keys.shape[0] + num_lanes
+    line = Line(
+        num_started=jnp.zeros((), jnp.int32),
+        num_ended=jnp.zeros((), jnp.int32),
+        lanes=lanes,
+        kept=kept,
+        ended=jax.tree.map(lambda x: jnp.zeros((number, *x.shape[1:]), x.dtype), row),
+    )
+    return _refill(task, source, line)
+
+
+def advance(
+    task: Task, chunk: int, fused: bool, source: Source, line: Line, rounds: jax.Array
+) -> Line:
+    """Works on a line for some chunks of steps, or until all its seeds have ended.
+
+    Args:
+      task: what the seeds have in common.
+      chunk: steps between two looks at which lanes are free.
+      fused: compile a chunk into one function; see `_single_function`.
+      source: the seeds.
+      line: what has become of them.
+      rounds: most chunks, int32 [].
+    """
+
+    @jax.jit
+    def steps(lanes: Lane, kept: Kept) -> tuple[Lane, Kept]:
+        one = jax.vmap(functools.partial(lane_step, task, source.shared))
+        with set_xla_metadata(xla_cpu_small_call=None, inlineable=None):  # not inside, too
+            return jax.lax.fori_loop(0, chunk, lambda _, carry: one(*carry), (lanes, kept))
+
+    def goes_on(carry):
+        line, round_ = carry
+        return (round_ < rounds) & (line.num_ended < source.length)
+
+    def body(carry):
+        line, round_ = carry
+        work = _single_function(steps) if fused else steps
+        lanes, kept = work(line.lanes, line.kept)
+        line = _collect(task, source, line._replace(lanes=lanes, kept=kept))
+        return _refill(task, source, line), round_ + 1
+
+    return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]
