@@ -217,7 +217,7 @@ def length_of(squared: Scalar) -> Scalar:
 def kicked(
     state: IsokineticState, gradient: PyTree, gradient_sq: Scalar, kappa: Scalar, gap: Scalar
 ) -> tuple[PyTree, Scalar]:
-    """What the kick makes of u, and delta; e itself at the first step and where F <= F_0.
+    """What the kick makes of u, and delta. The first step goes along e.
 
     With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
     and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
@@ -234,6 +234,6 @@ def kicked(
     against = (1 - along) * x**2
     of_u = 2 * x / (towards + against)
     of_e = (towards - against) / (towards + against) - of_u * along
-    aligned = (steepness > 0) & ((state.momentum_sq <= 0) | (gap <= 0))
-    of_u, of_e = jnp.where(aligned, 0, of_u), jnp.where(aligned, 1, of_e)
+    starts = (steepness > 0) & (state.momentum_sq <= 0)
+    of_u, of_e = jnp.where(starts, 0, of_u), jnp.where(starts, 1, of_e)
     return momenta.combine(of_u / length, state.momentum, -of_e / slope, gradient), delta

@@ -237,6 +237,7 @@ def test_at_and_below_f_min_it_follows_the_gradient_and_says_so():
     x = jnp.array([3.0, 4.0])
     tx = kinopt.isokinetic(0.5, f_min=2.0)
     _, state = tx.update(-x, tx.init(x), x, value=3.0)
+    assert state.num_clamped == 0
     update, state = tx.update(x, state, x, value=1.0)
     np.testing.assert_allclose(update, [-0.3, -0.4], rtol=1e-6)
     stats = kinopt.ecd_stats(state)
