@@ -130,10 +130,15 @@ def _shares(task: Task, seeds: Seeds, number: int) -> list[Source]:
         rows = np.minimum(np.arange(begin, begin + size), num_seeds - 1)
         starts = seeds.starts
         if task.stacked:
-            starts = jax.tree.map(lambda x, rows=rows: x[rows], starts)
+            starts = jax.tree.map(lambda x, rows=rows: _rows(x, rows), starts)
         length = jnp.asarray(max(0, min(size, num_seeds - begin)), jnp.int32)
-        shares.append(Source(seeds.keys[rows], starts, seeds.shared, length))
+        shares.append(Source(_rows(seeds.keys, rows), starts, seeds.shared, length))
     return shares
+
+
+def _rows(x: jax.Array, rows: np.ndarray) -> Any:
+    """Rows of x, picked on the host: JAX's indexing outside of jit may be that of another mesh."""
+    return x[rows] if x.weak_type or not x.is_fully_addressable else np.asarray(x)[rows]
 
 
 def devices_of(mesh: Mesh | None, keys: jax.Array) -> list[Device]:

@@ -77,6 +77,7 @@ class KilledError(Exception):
     """As far as the folder can tell."""
 
 
+@pytest.mark.slow
 def test_a_kill_before_any_write_changes_nothing(reference, tmp_path, monkeypatch):
     """The process ends before its third write, the next before its fourth, and so on."""
     real, kills = os.replace, 0
