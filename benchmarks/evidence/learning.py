@@ -171,7 +171,7 @@ def _with_steps(method: Method, num_steps: int):
 
 
 def _judged(task: Task, few: bool, noise: float, method: str, build, settings: Settings) -> Row:
-    labels, num_train = training_set(task, few, noise, settings)
+    labels, num_train = training_set(task, few, noise, settings.num_few)
     judged = noisy(task.validation_labels, noise, task.num_classes, SPLIT_SEED + 1)
 
     def accuracy(split, hyperparameters, seeds) -> np.ndarray:

@@ -255,15 +255,15 @@ def _find(done: Done, place: Row, method: tuple[str, str]) -> Row | None:
     return next((row for row in done.rows if wanted.items() <= row.items()), None)
 
 
-def training_set(task: Task, few: bool, noise: float, settings: Settings):
+def training_set(task: Task, few: bool, noise: float, num_few: int):
     """Labels with noise, and how many of the training examples are used."""
     labels = noisy(task.train_labels, noise, task.num_classes, SPLIT_SEED)
-    return labels, min(settings.num_few, len(labels)) if few else len(labels)
+    return labels, min(num_few, len(labels)) if few else len(labels)
 
 
 def _search(task: Task, few: bool, noise: float, method, settings: Settings) -> Row:
     tried = trials(method[0], method[1], settings)
-    labels, num_train = training_set(task, few, noise, settings)
+    labels, num_train = training_set(task, few, noise, settings.num_few)
     judged = noisy(task.validation_labels, noise, task.num_classes, SPLIT_SEED + 1)
     split = Split(task.train, labels, task.validation, judged)
     lanes = {name: np.repeat(values, settings.trial_seeds) for name, values in tried.items()}
@@ -282,7 +282,7 @@ def _search(task: Task, few: bool, noise: float, method, settings: Settings) -> 
 
 
 def _test(task: Task, few: bool, noise: float, method, chosen: Row, settings: Settings) -> Row:
-    labels, num_train = training_set(task, few, noise, settings)
+    labels, num_train = training_set(task, few, noise, settings.num_few)
     split = Split(task.train, labels, task.test, task.test_labels)
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
     training = train(split, task.num_classes, method, chosen, seeds, num_train, settings)
