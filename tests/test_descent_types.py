@@ -71,7 +71,8 @@ def test_it_traces_under_the_strict_settings_of_jax(case):
             params = parameters(dtype)
             gradient = jax.tree.map(jnp.ones_like, params)
             value = jnp.ones((), dtype)
-            update = jax.jit(lambda s, g=gradient, v=value, tx=tx: tx.update(g, s, value=v))
+            given = {"updates": gradient, "params": params, "value": value}
+            update = jax.jit(lambda s, given=given, tx=tx: tx.update(state=s, **given))
             updates, state = update(tx.init(params))
             updates, state = update(state)
             assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(updates))
