@@ -110,7 +110,7 @@ def minibatches(data: PyTree, batch_size: Any, *, keyed: bool = False) -> Miniba
         dropout, noise, augmentation.
 
     Returns:
-      For `batches=` of `kinopt.ensemble.run`: key, step -> batch.
+      A function (key, step) -> batch, for `batches=` of `kinopt.ensemble.run`.
 
     Raises:
       TypeError: if an argument is of the wrong kind.
