@@ -173,7 +173,7 @@ def hard_collision(
     ordinary layer, and its sum multiplies the gradient's energy where many collide. They also are
     such that nothing is lost where nothing is gained: at c = 0.01 only neurons with nearly the
     same weights collide. At c = 0.2 most pairs of a fresh layer do, which halves all differences
-    between their gradients and makes training slower.
+    between their gradients.
 
     Args:
         coll_coef: $c$ in [0, 1], a number or a schedule of the update count. 0 is the identity, 1
