@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import kinopt
+from tests import trajectory
 
 CURVATURES = np.array([1.0, 3.0, 0.5])
 START = (1.0, -2.0, 0.5)
@@ -17,21 +18,8 @@ def loss(x):
 
 
 def descend(tx, steps):
-    with jax.enable_x64(True):
-        x = jnp.asarray(START, jnp.float64)
-        state = tx.init(x)
-
-        @jax.jit
-        def step(x, state):
-            value, gradient = jax.value_and_grad(loss)(x)
-            update, state = tx.update(gradient, state, x, value=value)
-            return optax.apply_updates(x, update), state
-
-        points = [x]
-        for _ in range(steps):
-            x, state = step(x, state)
-            points.append(x)
-        return np.array(points), state
+    points, states = trajectory.descend(tx, steps, loss, START)
+    return points, states[-1]
 
 
 def by_hand(rates, cool, decay):

@@ -13,32 +13,18 @@ from scipy import stats
 
 import kinopt
 from kinopt.isokinetic import IsokineticState, kicked
+from tests import trajectory
 
 CURVATURES = np.array([1.0, 3.0, 10.0])
+START = (1.0, -2.0, 0.5)
 
 
 def loss(x):
     return jnp.sum(jnp.asarray(CURVATURES) * x**2) / 2 + 0.1
 
 
-def descend(tx, steps, start=(1.0, -2.0, 0.5), loss=loss):
-    """Points along the way, and the states, in float64."""
-    with jax.enable_x64(True):
-        x = jnp.asarray(start, jnp.float64)
-        state = tx.init(x)
-
-        @jax.jit
-        def step(x, state):
-            value, gradient = jax.value_and_grad(loss)(x)
-            update, state = tx.update(gradient, state, x, value=value)
-            return optax.apply_updates(x, update), state
-
-        points, states = [x], [state]
-        for _ in range(steps):
-            x, state = step(x, state)
-            points.append(x)
-            states.append(state)
-        return np.array(points), states
+def descend(tx, steps, loss=loss):
+    return trajectory.descend(tx, steps, loss, START)
 
 
 def by_hand(rates, eta, f_min, decay, cool, start):
@@ -68,7 +54,7 @@ def test_it_is_the_update_written_out(cool, decay):
     points, _ = descend(tx, 30)
     with jax.enable_x64(True):
         rates = [float(schedule(jnp.asarray(n))) for n in range(30)]
-    expected = by_hand(rates, 5.0, -0.5, decay, cool, (1.0, -2.0, 0.5))
+    expected = by_hand(rates, 5.0, -0.5, decay, cool, START)
     np.testing.assert_allclose(points, expected, rtol=0, atol=1e-7)  # schedules are float32
 
 

@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks import data
 from benchmarks.data import Split
+from benchmarks.evidence import when
 from benchmarks.evidence.when import (
     BATCH,
     HIDDEN,
@@ -116,24 +117,18 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The tasks, the budget of the search, and the fresh seeds."""
+class Settings(when.Settings):
+    """Those of `evidence.when`, with more trials and longer trainings."""
 
     data: tuple[str, ...] = ("digits", "mnist", "snips", "movies", "cifar10-small")
-    num_few: int = 200  # of the small training sets
-    noises: tuple[float, ...] = (0.0, 0.2)
-    few: tuple[bool, ...] = (False, True)
     num_trials: int = 24
     trial_seeds: int = 2
     num_seeds: int = 30
     num_steps: int = 400
-    seed: int = 0
 
 
 PRESETS = {
-    "smoke": Settings(
-        data=("digits",), noises=(0.2,), few=(True,), num_trials=2, num_seeds=4, num_steps=20
-    ),
+    "smoke": Settings(**vars(when.PRESETS["smoke"])),
     "laptop": Settings(),
     "paper": Settings(num_trials=60, num_seeds=120, num_steps=1500),
 }
