@@ -307,7 +307,11 @@ def plot(rows: list[Row]) -> Figure:
         )
     axes.axvline(0, color="black", lw=0.8)
     axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+    axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=1)
+    ticks = [-20, -10, -5, -2, -1, 0, 1, 2, 5]
+    axes.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    axes.margins(x=0.02)
     axes.set(xlabel=f"points of test accuracy more than tuned {BASE}")
     axes.legend(fontsize=8, frameon=False)
     return figure
