@@ -1,4 +1,4 @@
-"""The command line: python -m benchmarks list | demo | run | report."""
+"""The command line: python -m benchmarks list | demo | run | gpu | report."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from benchmarks import experiments, record
+from benchmarks import experiments, gpu, record
 from benchmarks.data import DATA_VARIABLE
 from benchmarks.experiments import UsageError
 from benchmarks.progress import set_quiet
@@ -20,6 +20,7 @@ __all__ = ["perform_command"]
 RESULTS = Path(__file__).parent / "results"
 OUTPUT = Path("benchmark-output")
 DEMO_OUTPUT = Path("demo-output")
+GPU_OUTPUT = Path("gpu-output")
 HANGING = {"subsequent_indent": " " * 14, "break_on_hyphens": False}
 
 
@@ -63,6 +64,29 @@ def _parser() -> argparse.ArgumentParser:
     _shared(run, ["smoke", "laptop", "paper", "gpu"], f"rows; default: {OUTPUT}/NAME.jsonl")
     run.set_defaults(command=_run)
 
+    accelerator = _command(
+        new,
+        "gpu",
+        "Runs what an accelerator that is lent for minutes should tell, in order of value.",
+        "gpu --minutes 9 --data-dir DIR",
+    )
+    accelerator.add_argument(
+        "--minutes",
+        type=float,
+        default=gpu.MINUTES,
+        metavar="M",
+        help=f"for all of it; default: {gpu.MINUTES:g}",
+    )
+    accelerator.add_argument(
+        "--preset",
+        choices=["gpu", "smoke"],
+        default="gpu",
+        help="smoke: little work, on any device; default: gpu",
+    )
+    _where(accelerator, f"a folder for rows, tables and pictures; default: {GPU_OUTPUT}/")
+    _data(accelerator)
+    accelerator.set_defaults(command=_gpu)
+
     report = _command(new, "report", "Builds RESULTS.md from the committed rows.", "report")
     report.set_defaults(command=_report)
     return parser
@@ -79,7 +103,7 @@ def _command(make, name: str | None, description: str | None, example: str, **mo
     )
 
 
-def _shared(parser: argparse.ArgumentParser, presets: list[str], out: str) -> None:
+def _where(parser: argparse.ArgumentParser, out: str) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", type=Path, metavar="PATH", help=out)
     where.add_argument(
@@ -87,6 +111,16 @@ def _shared(parser: argparse.ArgumentParser, presets: list[str], out: str) -> No
         action="store_true",
         help="add the rows to those of benchmarks/results, which the report is built from",
     )
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help=f"folder of downloaded data sets; or set {DATA_VARIABLE}"
+    )
+
+
+def _shared(parser: argparse.ArgumentParser, presets: list[str], out: str) -> None:
+    _where(parser, out)
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run that was interrupted or killed"
     )
@@ -94,9 +128,7 @@ def _shared(parser: argparse.ArgumentParser, presets: list[str], out: str) -> No
         "--preset", choices=presets, default="laptop", help="how much work; default: laptop"
     )
     parser.add_argument("--seed", type=int, help="another seed than the preset's")
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help=f"folder of downloaded data sets; or set {DATA_VARIABLE}"
-    )
+    _data(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -131,17 +163,12 @@ def _perform(
 ) -> int:
     """Runs an experiment with its preset's settings, changed as the command line says."""
     set_quiet(options.quiet)
-    if options.data_dir is not None:
-        os.environ[DATA_VARIABLE] = options.data_dir
+    _take_data_from(options)
     experiment = experiments.load(name)
     presets = experiment.PRESETS
     if options.preset not in presets:
         raise UsageError(f"{name} has no preset {options.preset!r}; it has {', '.join(presets)}.")
-    if options.commit and options.preset == "smoke":
-        raise UsageError(
-            "--commit keeps results, and the preset smoke only shows that all of it works: "
-            "take --preset laptop, or leave --commit out."
-        )
+    _refuse_smoke(options)
     if options.seed is not None and options.seed < 0:
         raise UsageError(f"--seed must not be negative, got {options.seed}.")
     if options.seeds is not None and options.seeds < 1:
@@ -157,6 +184,28 @@ def _perform(
     return perform(
         name, experiment, options.preset, settings, rows_path, table_path, options.resume
     )
+
+
+def _gpu(options: argparse.Namespace) -> int:
+    if options.minutes <= 0:
+        raise UsageError(f"--minutes must be above 0, got {options.minutes:g}.")
+    _refuse_smoke(options)
+    _take_data_from(options)
+    folder = options.out or GPU_OUTPUT
+    return gpu.perform_parts(options.minutes, options.preset, folder, options.commit)
+
+
+def _take_data_from(options: argparse.Namespace) -> None:
+    if options.data_dir is not None:
+        os.environ[DATA_VARIABLE] = str(Path(options.data_dir).absolute())
+
+
+def _refuse_smoke(options: argparse.Namespace) -> None:
+    if options.commit and options.preset == "smoke":
+        raise UsageError(
+            "--commit keeps results, and the preset smoke only shows that all of it works: "
+            "take another preset, or leave --commit out."
+        )
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -18,6 +18,10 @@ import kinopt
 import tests.registry as registry
 from tests.registry import CASES, Case, loss, parameters, step
 
+on_a_mesh = pytest.mark.parametrize(
+    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
+)
+
 
 def slow_if(case: Case):
     return [pytest.mark.slow] if case.is_variant else []
@@ -48,10 +52,21 @@ def at(tree, path):
     return functools.reduce(lambda node, name: node[name], path.split("/"), tree)
 
 
-def run(tx, params, steps=3):
-    """Updates of a few compiled steps, and the last state."""
+@functools.cache
+def _compiled(name: str):
+    (case,) = (case for case in CASES if case.name == name)
+    tx = case.make()
+    return tx, jax.jit(lambda params, state: step(tx, params, state))
+
+
+def compiled(case: Case):
+    """A transformation and its compiled step, which many tests here have in common."""
+    return _compiled(case.name)
+
+
+def run(tx, one, params, steps=3):
+    """Parameters after a few compiled steps, and the last state."""
     state = tx.init(params)
-    one = jax.jit(lambda params, state: step(tx, params, state))
     for _ in range(steps):
         updates, state = one(params, state)
         params = optax.apply_updates(params, updates)
@@ -71,7 +86,12 @@ FEW_TYPES = [("bfloat16", False), ("float32", True)]  # the least precise, and w
 @pytest.mark.parametrize(
     ("case", "dtype", "x64"),
     [
-        pytest.param(case, *types, id=f"{case.name}-{types[0]}-{types[1]}", marks=slow_if(case))
+        pytest.param(
+            case,
+            *types,
+            id=f"{case.name}-{types[0]}-{types[1]}",
+            marks=[] if types in FEW_TYPES and not case.is_variant else [pytest.mark.slow],
+        )
         for case in CASES
         for types in (FEW_TYPES if case.is_variant else ALL_TYPES)
     ],
@@ -104,8 +124,8 @@ def test_types_are_stable_and_one_trace_suffices(case: Case, dtype, x64):
 def test_it_does_something(case: Case):
     """The battery would be empty if these settings left the gradients as they are."""
     params = parameters()
-    tx = case.make()
-    updates, _ = step(tx, params, tx.init(params))
+    tx, one = compiled(case)
+    updates, _ = one(params, tx.init(params))
     gradients = jax.grad(loss)(params)
     for path in case.leaves:
         assert not np.array_equal(at(updates, path), at(gradients, path))
@@ -137,10 +157,9 @@ def test_missing_arguments_are_explained(case: Case):
 
 @every_case
 def test_eager_equals_jit(case: Case):
-    params, tx = parameters(), case.make()
+    params, (tx, one) = parameters(), compiled(case)
     eager, _ = step(tx, params, tx.init(params))
-    compiled, _ = jax.jit(lambda params: step(tx, params, tx.init(params)))(params)
-    assert_equal(eager, compiled, atol=case.rounding)
+    assert_equal(eager, one(params, tx.init(params))[0], atol=case.rounding)
 
 
 @every_case
@@ -162,7 +181,7 @@ def test_scan_equals_loop(case: Case):
         return (optax.apply_updates(params, updates), state), None
 
     (scanned, _), _ = jax.lax.scan(body, (params, tx.init(params)), length=3)
-    looped, _ = run(tx, params)
+    looped, _ = run(*compiled(case), params)
     assert_equal(scanned, looped, atol=case.rounding)
 
 
@@ -189,15 +208,16 @@ def test_donation(case: Case):
     """No buffer twice in a state, nor shared with the parameters or with the transformation."""
     params, tx = parameters(), case.make()
 
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def one(params, state):
         updates, state = step(tx, params, state)
         return optax.apply_updates(params, updates), state
 
-    expected, _ = run(tx, params, steps=2)
+    expected, _ = run(*compiled(case), params, steps=2)
     for _ in range(2):  # the second run finds out whether the first destroyed the transformation
         mine = jax.tree.map(jnp.copy, params)
-        donated, state = jax.jit(one, donate_argnums=(0, 1))(mine, tx.init(mine))
-        donated, state = jax.jit(one, donate_argnums=(0, 1))(donated, state)
+        donated, state = one(mine, tx.init(mine))
+        donated, state = one(donated, state)
         assert_equal(donated, expected, atol=1e-6)
 
 
@@ -205,8 +225,8 @@ def test_donation(case: Case):
 def test_inject_hyperparams_equals_direct(case: Case):
     params = parameters()
     injected = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
-    direct, _ = run(case.make(), params, steps=2)
-    through, _ = run(injected, params, steps=2)
+    direct, _ = run(*compiled(case), params, steps=2)
+    through, _ = run(injected, jax.jit(functools.partial(step, injected)), params, steps=2)
     assert_equal(through, direct, atol=case.rounding)
 
 
@@ -273,21 +293,18 @@ def test_map_params(case: Case):
 
 @every_case
 def test_flax_serialization_resumes_bit_for_bit(case: Case):
-    params, tx = parameters(), case.make()
-    state = tx.init(params)
-    one = jax.jit(lambda state: step(tx, params, state))
-    _, state = one(state)
+    params, (tx, one) = parameters(), compiled(case)
+    _, state = one(params, tx.init(params))
     restored = flax.serialization.from_bytes(tx.init(params), flax.serialization.to_bytes(state))
-    assert_equal(one(restored), one(state))
+    assert_equal(one(params, restored), one(params, state))
 
 
 @every_case
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@on_a_mesh
 def test_sharded_equals_whole(case: Case, kind):
-    params, tx = parameters(), case.make()
+    params, (tx, one) = parameters(), compiled(case)
     value, grads = jax.value_and_grad(loss)(params)
-    state = tx.init(params)
-    expected, _ = tx.update(grads, state, params, value=value)
+    expected, _ = one(params, tx.init(params))
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
         specs = {
@@ -327,7 +344,8 @@ def test_sharded_init_with_out_shardings(case: Case):
     state = jax.jit(tx.init, out_shardings=shardings)(params)
     assert_equal(state, case.make().init(parameters()))
     updates, _ = jax.jit(lambda p, s: step(tx, p, s))(params, state)
-    expected, _ = step(tx, parameters(), tx.init(parameters()))
+    tx, one = compiled(case)
+    expected, _ = one(parameters(), tx.init(parameters()))
     assert_equal(updates, expected, atol=10 * case.rounding)
 
 
@@ -377,12 +395,12 @@ def test_strict_promotion(case: Case):
         state = tx.init(params)
         updates, state = jax.jit(tx.update)(grads, state, params, value=value)
         jax.jit(tx.update)(grads, state, params, value=value)
-    expected, _ = tx.update(grads, tx.init(params), params, value=value)
+    expected, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=value)
     assert_equal(updates, expected, atol=0.05)
 
 
 @every_kind
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@on_a_mesh
 def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
     """Flax copies a parameter's metadata onto whatever stands in its place in the state."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
@@ -413,7 +431,7 @@ def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
 
 
 @every_kind
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
+@on_a_mesh
 def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
     """The recipe of Flax: the sharding of a whole train state, from the boxes of its parameters."""
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
@@ -460,7 +478,7 @@ def test_spmd_axis_name(case: Case):
         updates, _ = step(tx, params, tx.init(params))
         return updates
 
-    expected = jax.vmap(one)(params)
+    expected = jax.jit(jax.vmap(one))(params)
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):
         parts = jax.device_put(params, NamedSharding(mesh, P("x")))

@@ -105,6 +105,17 @@ PRESETS = {
         starts=2,
     ),
     "laptop": Settings(),
+    "gpu": Settings(
+        frequency=5.0,
+        shift=0.0,
+        shooting=(),
+        num_steps=50_000,
+        dt=1e-3,
+        rates=(1e-2,),
+        num_seeds=48,
+        resampled_seeds=16,
+        starts=16,
+    ),
     "paper": Settings(
         frequency=20.0,
         shift=0.0,
@@ -170,10 +181,11 @@ def train(
     settings: Settings,
     resample: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Runs one after another: errors and losses after each epoch, and sections at the end.
+    """All runs: errors and losses after each epoch, and sections at the end.
 
-    Not `kinopt.ensemble.run`, whose loss cannot change on the way; on a CPU matrices of this size
-    are multiplied faster one network after another.
+    Not `kinopt.ensemble.run`: all runs are of one length, and their errors are wanted on the way.
+    On a CPU matrices of this size are multiplied faster one network after another; elsewhere all
+    networks go abreast.
 
     Args:
         optimizer: Key -> optimizer.
@@ -220,15 +232,22 @@ def train(
         (theta, *_), records = jax.lax.scan(epoch, carry, samples)
         return {**records, "section": poisson.values(unravel(theta), section)}
 
-    together = jax.jit(one)
-    found = []
-    for n, key in enumerate(keys):
+    def drawn():
         sample = [points(rng, settings) for _ in range(epochs)] if resample else fixed
-        samples = tuple(map(np.stack, zip(*sample, strict=True)))
-        found.append(together(jax.tree.map(lambda leaf, n=n: leaf[n], starts), key, samples))
-    return {
-        name: np.stack([np.asarray(run[name], np.float64) for run in found]) for name in found[0]
-    }
+        return tuple(map(np.stack, zip(*sample, strict=True)))
+
+    samples = [drawn() for _ in keys]
+    if jax.default_backend() == "cpu":
+        program = jax.jit(one)
+        runs = [
+            program(jax.tree.map(lambda leaf, n=n: leaf[n], starts), key, samples[n])
+            for n, key in enumerate(keys)
+        ]
+        found = jax.tree.map(lambda *leaves: np.stack(leaves), *runs)
+    else:
+        abreast = jax.tree.map(lambda *leaves: np.stack(leaves), *samples)
+        found = jax.jit(jax.vmap(one))(starts, keys, abreast)
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
 def outcomes(errors: np.ndarray, tolerance: float) -> np.ndarray:

@@ -86,6 +86,16 @@ PRESETS = {
         data=("mnist",), num_seeds=1, epochs=1, rates=(0.1,), most=256, methods=("sgd", "soft 0.1")
     ),
     "laptop": Settings(),
+    "gpu": Settings(
+        models=("resnet-18",),
+        data=("cifar10-jpeg",),
+        methods=("sgd", "soft 0.1"),
+        num_seeds=2,
+        epochs=4,
+        batch_size=128,
+        rates=(0.1,),
+        most=None,
+    ),
     "paper": Settings(
         models=("resnet-18", "resnet-34", "resnet-50"),
         data=("cifar10", "cifar100"),

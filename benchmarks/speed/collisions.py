@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
-from benchmarks.record import NOTHING, Done, Row
+from benchmarks.record import NOTHING, Done, Row, where
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 from kinopt.collisions import partners, scattering
 from kinopt.collisions import rows as row_geometry
@@ -54,6 +54,7 @@ class Settings:
     naive: Shape = (100, 512)  # small enough for N x N x D
     densities: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1)
     density: float = 0.015  # of accepted pairs, where it is not what is looked at
+    dtypes: tuple[str, ...] = ()  # other types of the first layer
     cell_size: int = 128
     num_turns: int = 7
     num_large_turns: int = 6
@@ -61,9 +62,18 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings((16, 8), (8,), (8,), (8, 8), (32, 4), (6, 5), (0.1,), 0.1, 4, 6, 6),
+    "smoke": Settings(
+        (16, 8), (8,), (8,), (8, 8), (32, 4), (6, 5), (0.1,), 0.1, ("bfloat16",), 4, 6, 6
+    ),
     "laptop": Settings(),
-    "gpu": Settings((4096, 4096), num_turns=31, num_large_turns=31),
+    "gpu": Settings(
+        neurons=(64, 256),
+        features=(),
+        densities=(0.003, 0.03, 0.3),
+        dtypes=("bfloat16",),
+        num_turns=31,
+        num_large_turns=31,
+    ),
     "paper": Settings(num_turns=51, num_large_turns=21),
 }
 
@@ -93,8 +103,16 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
         },
         s.num_turns,
     )
-    whole = {"soft": soft(0.1), "hard, matching": hard(few, combine="matching")}
-    yield from _rows(done, "parts", layer, whole | PARTS, s.num_turns)
+    large = {
+        "soft": soft(0.1),
+        "soft, random cells": soft(0.1, cell_size=size),
+        "hard, no pair accepted": hard(0.0),
+        "hard, matching": hard(0.2, combine="matching"),
+    }
+    yield from _rows(done, "large", _Layer(s.large, s.seed), large, s.num_large_turns)
+    for dtype in s.dtypes:
+        both = {"soft": soft(0.1), "hard": hard(few)}
+        yield from _rows(done, dtype, _Layer(s.shape, s.seed, dtype), both, s.num_turns)
     for density in s.densities:
         c = layer.coefficient(density) if density else 0.0
         candidates = {
@@ -103,6 +121,8 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
             "hard, gaussian": hard(c, scatter="gaussian"),
         }
         yield from _rows(done, "density", layer, candidates, s.num_turns, wanted=density)
+    whole = {"soft": soft(0.1), "hard, matching": hard(few, combine="matching")}
+    yield from _rows(done, "parts", layer, whole | PARTS, s.num_turns)
     del layer
     shapes = {
         "neurons": [(n, s.middle[1]) for n in s.neurons],
@@ -130,26 +150,19 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     yield from _rows(
         done, "naive", layer, {"soft": soft(0.1), "hard": hard(c)} | naive, s.num_turns
     )
-    layer = _Layer(s.large, s.seed)
-    large = {
-        "soft": soft(0.1),
-        "soft, random cells": soft(0.1, cell_size=size),
-        "hard, no pair accepted": hard(0.0),
-        "hard, matching": hard(0.2, combine="matching"),
-    }
-    yield from _rows(done, "large", layer, large, s.num_large_turns)
 
 
 class _Layer:
     """Weights and gradients of a Flax kernel, whose neurons are last."""
 
-    def __init__(self, shape: Shape, seed: int):
+    def __init__(self, shape: Shape, seed: int, dtype: str = "float32"):
         """Draws them."""
         self.neurons, self.features = shape
         keys = jax.random.split(jax.random.key(seed))
         kernel = self.features, self.neurons
-        self.weights = jax.random.normal(keys[0], kernel) / self.features**0.5
-        self.gradients = jax.random.normal(keys[1], kernel)
+        weights = jax.random.normal(keys[0], kernel) / self.features**0.5
+        self.weights = weights.astype(dtype)
+        self.gradients = jax.random.normal(keys[1], kernel).astype(dtype)
 
     def coefficient(self, fraction: float) -> float:
         """The coll_coef at which about this share of all pairs collides (Eq. 7, RMS distance)."""
@@ -343,8 +356,11 @@ def plot(rows: list[Row]) -> Figure:
     """Time against neurons, features, and the share of accepted pairs."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     labels = {"neurons": "neurons N", "features": "features D", "density": "pairs accepted, %"}
-    for axes, (task, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
-        part = [row for row in rows if row["task"] == task]
+    tasks = {task: label for task, label in labels.items() if where(rows, task=task)}
+    for axes, (task, label) in zip(
+        figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True
+    ):
+        part = where(rows, task=task)
         for name in dict.fromkeys(row["candidate"] for row in part):
             mine = [row for row in part if row["candidate"] == name]
             x = [100 * row[task] if task == "density" else row[task] for row in mine]

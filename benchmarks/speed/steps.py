@@ -4,9 +4,10 @@ The BBI paper leaves it open; its state is one momentum, half of Adam's. A step 
 and `optax.apply_updates`, jitted, with parameters and state donated and a fixed gradient. Two of
 the leaves are heads, of few and of many neurons, which collide before Adam. The optimizers take
 turns; ratios are medians of the ratios within a turn, with 95 % intervals. The least traffic
-possible reads parameters, gradient and state once, and writes all but the gradient; beside it
-stands what the compiled program touches, as XLA counts it: with both branches of every condition,
-so that most bytes of BBI are those of a bounce's random direction, which only a bounce draws.
+possible reads parameters, gradient and state once, and writes all but the gradient; the limit is
+the time that takes at the speed at which parameters are read and written alone. Beside it stands
+what the compiled program touches, as XLA counts it: with both branches of every condition, so that
+most bytes of BBI are those of a bounce's random direction, which only a bounce draws.
 
 Reproduces: BBI, section 5, which leaves the cost of a step open.
 Needs: nothing; 6 GB of memory at laptop.
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 import kinopt
 from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
-from benchmarks.record import Row
+from benchmarks.record import Row, where
 from benchmarks.speed._ratios import ratios_picture
 from benchmarks.timing import MedianRatio, interleaved, median_ratio
 
@@ -50,12 +51,17 @@ class Settings:
 PRESETS = {
     "smoke": Settings((10_000,), 4, (4, 8), num_turns=6),
     "laptop": Settings(),
+    "gpu": Settings((50_000_000,), num_turns=51),
     "paper": Settings(num_turns=101),
 }
 
 YARDSTICK = "adam"
 
+COPY = "read and written"
+"""The parameters, with their signs changed: what the memory can do."""
+
 OPTIMIZERS = {
+    COPY: lambda: optax.stateless(lambda updates, params: jax.tree.map(lambda p: -2 * p, params)),
     "adam": lambda: optax.adam(1e-3),
     "adamw": lambda: optax.adamw(1e-3),
     "sgd": lambda: optax.sgd(1e-3),
@@ -145,7 +151,7 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
             "milliseconds": [1e3 * float(q) for q in np.quantile(times, [0.25, 0.5, 0.75])],
             "ratio": list(median_ratio(times, seconds[YARDSTICK])),
             "state_per_parameter": sum(leaf.size for leaf in numbers) / size,
-            "least_bytes_per_parameter": 3 * width + 2 * state_bytes,
+            "least_bytes_per_parameter": (2 if name == COPY else 3) * width + 2 * state_bytes,
             "bytes_per_parameter": touched[name] / size,
         }
 
@@ -160,6 +166,7 @@ def table(rows: list[Row]) -> str:
             "ratio to adam",
             "state, numbers a parameter",
             "bytes a parameter (least)",
+            "of the limit",
         ],
         [
             [
@@ -169,10 +176,21 @@ def table(rows: list[Row]) -> str:
                 str(MedianRatio.from_row(row["ratio"])),
                 f"{row['state_per_parameter']:.0f}",
                 f"{row['bytes_per_parameter']:.0f} ({row['least_bytes_per_parameter']:.0f})",
+                _of_limit(row, rows),
             ]
             for row in rows
         ],
     )
+
+
+def _of_limit(row: Row, rows: list[Row]) -> str:
+    """How many times as long as the least traffic takes."""
+    copies = where(rows, optimizer=COPY, parameters=row["parameters"])
+    if not copies:
+        return ""
+    (copy,) = copies
+    share = row["least_bytes_per_parameter"] / copy["least_bytes_per_parameter"]
+    return f"{row['milliseconds'][1] / (share * copy['milliseconds'][1]):.2f}"
 
 
 def headline(rows: list[Row]) -> str:
