@@ -123,11 +123,11 @@ LONGEST = 300
 
 def is_long(source: str) -> bool:
     """Whether a module has more lines than that, and not two thirds of them in docstrings."""
-    described = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     docstrings = [
         node.body[0]
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, described) and ast.get_docstring(node) is not None
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and ast.get_docstring(node) is not None
     ]
     told = sum((text.end_lineno or 0) - text.lineno + 1 for text in docstrings)
     lines = len(source.splitlines())

@@ -38,7 +38,7 @@ def beale() -> Landscape:
     F = (1.5 - x + x y)^2 + (2.25 - x + x y^2)^2 + (2.625 - x + x y^3)^2
     $$
 
-    >>> float(beale()(jnp.array([3.0, 0.5])))
+    >>> float(beale()(np.array([3.0, 0.5])))
     0.0
     """
 
@@ -58,7 +58,7 @@ def booth() -> Landscape:
     F = (x + 2 y - 7)^2 + (2 x + y - 5)^2
     $$
 
-    >>> float(booth()(jnp.array([0.0, 0.0])))
+    >>> float(booth()(np.array([0.0, 0.0])))
     74.0
     """
 
@@ -76,7 +76,7 @@ def three_hump_camel() -> Landscape:
     F = 2 x^2 - 1.05 x^4 + x^6 / 6 + x y + y^2
     $$
 
-    >>> float(three_hump_camel()(jnp.array([0.0, 2.0])))
+    >>> float(three_hump_camel()(np.array([0.0, 2.0])))
     4.0
     """
 

@@ -77,10 +77,9 @@ class AxisOrder(NamedTuple):
     neurons: tuple[int, ...]
     features: tuple[int, ...]
 
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """All of them."""
-        return self.batch + self.neurons + self.features
+    def sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """How many slices, neurons and features an array of this shape has."""
+        return tuple(math.prod(shape[a] for a in group) for group in self)
 
 
 def axis_order(shape: tuple[int, ...], axes: NeuronAxes) -> AxisOrder:
@@ -118,14 +117,13 @@ def to_neurons(leaf: Array, axes: NeuronAxes) -> Float[Array, "batch neurons fea
     (1, 32, 144)
     """
     order = axis_order(jnp.shape(leaf), axes)
-    sizes = [math.prod(leaf.shape[a] for a in group) for group in order]
-    return jnp.transpose(leaf, order.axes).reshape(sizes)
+    return jnp.transpose(leaf, sum(order, ())).reshape(order.sizes(leaf.shape))
 
 
 def from_neurons(
     neurons: Float[Array, "batch neurons features"], shape: tuple[int, ...], axes: NeuronAxes
 ) -> Array:
     """The inverse of `to_neurons` for a leaf of the given shape."""
-    order = axis_order(shape, axes).axes
+    order = sum(axis_order(shape, axes), ())
     back = sorted(range(len(shape)), key=lambda i: order[i])
     return jnp.transpose(neurons.reshape([shape[a] for a in order]), back)

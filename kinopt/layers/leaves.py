@@ -1,6 +1,5 @@
 """The leaves of a tree that collide: mask and axes brought together, leaf by leaf."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,8 +27,7 @@ class Leaf(NamedTuple):
     def sizes(self) -> tuple[int, int, int]:
         """Batch slices, neurons, features."""
         assert self.axes is not None
-        order = axis_order(self.shape, self.axes)
-        batch, neurons, features = (math.prod(self.shape[a] for a in group) for group in order)
+        batch, neurons, features = axis_order(self.shape, self.axes).sizes(self.shape)
         return batch, neurons, features
 
 
