@@ -2,8 +2,10 @@
 
 import ast
 import contextlib
+import inspect
 import io
 import pathlib
+import pickle
 import re
 import sys
 import tomllib
@@ -148,6 +150,15 @@ def test_a_long_module_is_found():
     assert not is_long("def f():\n" + told + code * 100)
     assert is_long("def f():\n" + told + code * 101)
     assert is_long("def f():\n    x = 1\n" + told + code * 99), "that string is no docstring"
+
+
+def test_what_is_public_can_be_pickled():
+    """A module of a package that has the name of a function in it would stand in its way."""
+    modules = [kinopt, *(m for m in vars(kinopt).values() if inspect.ismodule(m))]
+    things = [getattr(m, name) for m in modules for name in getattr(m, "__all__", ())]
+    things = [thing for thing in things if inspect.isfunction(thing) or inspect.isclass(thing)]
+    assert len(things) > 50
+    assert all(pickle.loads(pickle.dumps(thing)) is thing for thing in things)
 
 
 @pytest.mark.parametrize("law", ["soft", "hard"])

@@ -158,7 +158,7 @@ def _range(least: Any, above: Any, most: Any) -> str:
 def _refuse_outside(
     wanted: str, value: Any, least: Any, above: Any, most: Any, finite: bool = True
 ) -> None:
-    """Raises on numbers out of range; NaN is in no range and out of none."""
+    """Raises on numbers out of range; NaN passes where not all must be finite."""
     numbers = np.asarray(value, np.float64)
     good = (
         (not finite or np.isfinite(numbers).all())
