@@ -59,6 +59,16 @@ ENSEMBLE = (
     "tests/test_ensemble_steps.py",
     "tests/test_ensemble.py",
 )
+LAYERS = ("kinopt/layers tests/test_layers.py", LEAVES[0])
+BASINS = (
+    "tests/test_basins.py -k 'by_hand or rim or nearest or own or dwell or z_s'",
+    "kinopt/basins tests/test_basins.py",
+)
+METRICS = (
+    "tests/test_metrics.py -k 'loops or singular or order_and or TestReport or hermitian "
+    "or rounding'",
+    "kinopt/metrics tests/test_metrics.py",
+)
 THEORY = ("tests/test_theory.py", "tests/test_theory_limits.py")
 
 
@@ -317,18 +327,19 @@ FAULTS = {
     ),
     "trees.py": (
         ("kinopt/trees.py tests/test_trees.py",),
+        ("jnp.where(condition, new, old)", "jnp.where(condition, old, new)"),
         ("a.astype(dtype) * b.astype(dtype)", "a * b"),
         ("jnp.conj(a) * b", "a * b"),
         ("start += size", "start += 0"),
         ("jax.random.fold_in(key, n)", "key"),
     ),
-    "layers.py": (
-        ("kinopt/layers.py tests/test_layers.py", LEAVES[0]),
+    "layers/leaves.py": (
+        LAYERS,
         ("len(shape) < 2", "len(shape) < 1"),
         ("neurons > 1 and", "neurons > 0 and"),
-        ("key=lambda i: order[i]", "key=lambda i: i"),
-        ("any(find(path) for", "all(find(path) for"),
     ),
+    "layers/axes.py": (LAYERS, ("key=lambda i: order[i]", "key=lambda i: i")),
+    "layers/masks.py": (LAYERS, ("any(find(path) for", "all(find(path) for")),
     "_training.py": (
         ENSEMBLE,
         ("(finite, outcome, FAILED)", "(finite | (count > 5), outcome, FAILED)"),
@@ -385,38 +396,43 @@ FAULTS = {
         ("1 + problem.num_steps // steps", "problem.num_steps // steps"),
         ("x[:number], seen", "x, seen"),
     ),
-    "basins.py": (
-        (
-            "tests/test_basins.py -k 'by_hand or rim or nearest or own or dwell or z_s'",
-            "kinopt/basins.py tests/test_basins.py",
-        ),
+    "basins/quadratic.py": (
+        BASINS,
         ("eta_sq[nearest] < 1", "eta_sq[nearest] <= 1"),
         ("jnp.argmin(eta_sq)", "jnp.argmax(eta_sq < 1)"),
+        ("1e-5 * np.abs(curvatures).max(axis=(1, 2))", "1e-5 * np.abs(curvatures).max()"),
+    ),
+    "basins/entries.py": (
+        BASINS,
         ("(4 * n**2)", "(2 * n**2)"),
         ("(p + Z95**2 / (2 * n))", "(p + Z95**2 / n)"),
         ("jnp.sqrt(n * p * (1 - p))", "jnp.sqrt(n * p)"),
-        ("(state.time - start) // length", "state.time // length"),
-        ("state.time >= start", "state.time > start"),
         ("counts / decided", "counts / len(outcome)"),
         ("jnp.sum(outcome == 0", "jnp.sum(outcome <= 0"),
-        ("1e-5 * np.abs(curvatures).max(axis=(1, 2))", "1e-5 * np.abs(curvatures).max()"),
         ("jnp.cumsum(found[:, :2], axis=0)", "jnp.cumsum(found[:, :2], axis=1)"),
     ),
-    "metrics.py": (
-        (
-            "tests/test_metrics.py -k 'loops or singular or order_and or TestReport or hermitian "
-            "or rounding'",
-            "kinopt/metrics.py tests/test_metrics.py",
-        ),
+    "basins/stays.py": (
+        BASINS,
+        ("(state.time - start) // length", "state.time // length"),
+        ("state.time >= start", "state.time > start"),
+    ),
+    "metrics/neurons.py": (
+        METRICS,
         ("max(len(w) * (len(w) - 1), 1)", "len(w) ** 2"),
         ("unit.conj(), unit.T", "unit, unit.T"),
-        ("jnp.mean(jnp.exp(disorder))", "jnp.exp(jnp.mean(disorder))"),
-        ("jnp.max(jax.vmap(neuron_similarity)", "jnp.mean(jax.vmap(neuron_similarity)"),
-        ("bool), 0, cosine_similarity(w).real)", "bool), 0, jnp.abs(cosine_similarity(w)))"),
-        ("g.shape[1] * jnp.sum", "g.shape[2] * jnp.sum"),
-        ("jnp.all(batch == 0, axis=2)", "jnp.any(batch == 0, axis=2)"),
+        (
+            "_off_diagonal(cosine_similarity(w).real)",
+            "_off_diagonal(jnp.abs(cosine_similarity(w)))",
+        ),
         ("NEAR_COPY = 0.9", "NEAR_COPY = 0.99"),
         ("jnp.clip(cosines, -1, 1)", "cosines"),
+    ),
+    "metrics/table.py": (
+        METRICS,
+        ("jnp.mean(jnp.exp(disorder))", "jnp.exp(jnp.mean(disorder))"),
+        ("jnp.max(jax.vmap(neuron_similarity)", "jnp.mean(jax.vmap(neuron_similarity)"),
+        ("g.shape[1] * jnp.sum", "g.shape[2] * jnp.sum"),
+        ("jnp.all(batch == 0, axis=2)", "jnp.any(batch == 0, axis=2)"),
     ),
     "hamiltonians.py": (
         (
@@ -460,10 +476,13 @@ FAULTS = {
         ("jnp.log(q) + stretch", "jnp.log(q)"),
         ("log1p(0.5 / v_min)", "log1p(1 / v_min)"),
         ("gammaln((n + 1) / 2)", "gammaln(n / 2 + 1)"),
-        ("jnp.exp(first - second)", "jnp.exp(second - first)"),
         ("(n - 2) * jnp.log(eta)", "(n - 1) * jnp.log(eta)"),
         ("jnp.concatenate([half, -half])", "jnp.concatenate([half, half])"),
         ("factor.T, directions.T, lower=False", "factor, directions.T, lower=True"),
+    ),
+    "theory/ratios.py": (
+        ("kinopt/theory/ratios.py tests/test_theory.py -k 'ratio or region or flux'", *THEORY),
+        ("jnp.exp(first - second)", "jnp.exp(second - first)"),
     ),
     "theory/volumes.py": (
         ("tests/test_theory.py -k 'eq_47 or eq_18 or volume'", *THEORY),

@@ -21,7 +21,7 @@ PAGES = {  # where a link into the repository leads on the pages
     ".docs/pages/equations.md": "equations.md",
     ".docs/pages/recipes.md": "recipes.md",
     ".docs/pages/settings.md": "settings.md",
-    "kinopt/layers.py": "reference/collisions.md",
+    "kinopt/layers/__init__.py": "reference/collisions.md",
     "kinopt/hamiltonians.py": "reference/hamiltonians.md",
 }
 

@@ -8,25 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinopt._checks import (
-    check_choice,
     check_dtype,
     check_flag,
     check_key,
     check_number,
-    is_plain,
-    is_traced,
+    is_concrete,
+    is_zero,
     shown,
 )
 from kinopt._typing import PyTree
-from kinopt.descent_state import Direction, ECDState, IntegratorName
+from kinopt.descent_state import ECDState, Settings
 from kinopt.hamiltonians import Hamiltonian
 
 __all__ = [
     "NO_PARAMS",
-    "check_arguments",
+    "check_settings",
     "check_start_of_schedule",
-    "checked_value",
-    "refuse_other_gradients",
+    "checked_step",
     "warn_of_no_start",
 ]
 
@@ -36,32 +34,14 @@ NO_PARAMS = (
 )
 
 
-def check_arguments(
-    learning_rate: Any,
-    hamiltonian: Any,
-    numbers: dict[str, Any],
-    flags: dict[str, Any],
-    initial_direction: Any,
-    integrator: Any,
-    key: Any,
-    mu_dtype: Any,
-) -> None:
+def check_settings(settings: Settings) -> None:
     """Refuses what can be seen to be wrong before any array is there.
 
-    Args:
-      learning_rate: see `kinopt.ecd`, like the rest.
-      hamiltonian: a `Hamiltonian`.
-      numbers: `f_min`, which may have any sign, and others, which may not be negative.
-      flags: True or False.
-      initial_direction: see `kinopt.ecd`.
-      integrator: see `kinopt.ecd`.
-      key: see `kinopt.ecd`.
-      mu_dtype: see `kinopt.ecd`.
-
     Raises:
-      TypeError: for what has another type than the argument.
+      TypeError: for what has another type than the argument of `kinopt.ecd`.
       ValueError: for what is out of range, and for a start that could never move.
     """
+    learning_rate, hamiltonian = settings.learning_rate, settings.hamiltonian
     # A schedule that ends at zero gives an array of zero, under optax.inject_hyperparams.
     may_end = isinstance(learning_rate, jax.Array)
     least, above = (0, None) if may_end else (None, 0)
@@ -71,22 +51,22 @@ def check_arguments(
             "hamiltonian must be a kinopt.hamiltonians.Hamiltonian, for instance born_infeld() "
             f"(with the brackets), or None; got {shown(hamiltonian)}."
         )
-    for name, number in numbers.items():
-        above = 0 if name == "objective_power" else None
-        least = None if name in ("f_min", "objective_power") else 0
-        check_number(name, number, above=above, least=least)
-    for name, flag in flags.items():
-        check_flag(name, flag)
-    check_choice("initial_direction", initial_direction, Direction)
-    check_choice("integrator", integrator, IntegratorName)
-    check_key("key", key)
-    check_dtype("mu_dtype", mu_dtype)
-    extra_energy = numbers["extra_energy"]
-    if not hamiltonian.moves_from_rest and is_plain(extra_energy) and float(extra_energy) == 0:
+    check_number("f_min", settings.f_min)
+    check_number("objective_power", settings.objective_power, above=0)
+    for name in ("extra_energy", "eps1", "eps2", "weight_decay"):
+        check_number(name, getattr(settings, name), least=0)
+    for name in ("conserve_energy", "adapt_f_min", "stay", "cool"):
+        check_flag(name, getattr(settings, name))
+    check_key("key", settings.key)
+    check_dtype("mu_dtype", settings.mu_dtype)
+    extra_energy = settings.extra_energy
+    if not hamiltonian.moves_from_rest and is_zero(extra_energy):
         raise ValueError(
             "this Hamiltonian feels no force at rest, so a run without extra energy would never "
             f"move. Pass extra_energy > 0; got {shown(extra_energy)}."
         )
+    if settings.cool or settings.decays:
+        check_start_of_schedule(learning_rate)
 
 
 def check_start_of_schedule(learning_rate: Any) -> None:
@@ -98,7 +78,7 @@ def check_start_of_schedule(learning_rate: Any) -> None:
     if not callable(learning_rate):
         return
     start: Any = learning_rate(jnp.zeros((), jnp.int32))
-    if not is_traced(start) and float(start) == 0:
+    if is_concrete(start) and float(start) == 0:
         raise ValueError(
             "learning_rate starts at 0, and cool and weight_decay take the schedule's value at "
             "count 0 as its peak, so that there would be no kick. Let the warm-up start above 0, "
@@ -106,13 +86,21 @@ def check_start_of_schedule(learning_rate: Any) -> None:
         )
 
 
-def checked_value(value: Any) -> jax.Array:
-    """The loss that `update` was given, as a scalar.
+def checked_step(value: Any, gradients: PyTree, momentum: PyTree) -> tuple[jax.Array, PyTree]:
+    """The loss that `update` was given, as a scalar, and the gradient, as a tree of arrays.
 
     Raises:
-      ValueError: if it is missing or not a scalar.
-      TypeError: if it is not a real number.
+      ValueError: if the loss is missing or not a scalar, or the gradient's structure or shapes are
+        not those of the momentum, which has the parameters'.
+      TypeError: if one of them is complex.
     """
+    loss = _checked_value(value)
+    gradients = jax.tree.map(_as_array, gradients)
+    _refuse_other_gradients(gradients, momentum)
+    return loss, gradients
+
+
+def _checked_value(value: Any) -> jax.Array:
     if value is None:
         raise ValueError(
             "energy-conserving descent needs the loss: it sets the speed. Call "
@@ -133,13 +121,7 @@ def checked_value(value: Any) -> jax.Array:
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
 
 
-def refuse_other_gradients(gradients: PyTree, momentum: PyTree) -> None:
-    """Gradients and parameters must agree; the momentum has the parameters' structure.
-
-    Raises:
-      ValueError: if structure or shapes differ.
-      TypeError: if a gradient is complex.
-    """
+def _refuse_other_gradients(gradients: PyTree, momentum: PyTree) -> None:
     if jax.tree.structure(gradients) != jax.tree.structure(momentum):
         raise ValueError(
             "the gradients have another structure than the parameters the state was made for:\n"
@@ -173,11 +155,6 @@ def warn_of_no_start(value: jax.Array, state: ECDState, f_min: Any) -> None:
         )
 
 
-def is_concrete(*values: Any) -> bool:
-    """Whether values can be looked at: outside jit, vmap and grad."""
-    return not any(is_traced(value) for value in values)
-
-
-def as_array(leaf: Any) -> jax.Array | np.ndarray:
+def _as_array(leaf: Any) -> jax.Array | np.ndarray:
     """A gradient as an array; those of integer parameters are float0, which jax.numpy lacks."""
     return leaf if getattr(leaf, "dtype", None) == jax.dtypes.float0 else jnp.asarray(leaf)

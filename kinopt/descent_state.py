@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kinopt import brackets, trees
-from kinopt._checks import is_plain
+from kinopt._checks import is_zero
 from kinopt._keys import key_data
 from kinopt._typing import Key, Number, PyTree, Scalar, Schedule
 from kinopt.bounces import BounceRule
@@ -102,7 +102,7 @@ class Settings(NamedTuple):
     @property
     def decays(self) -> bool:
         """Whether a step reads the parameters."""
-        return not (is_plain(self.weight_decay) and float(self.weight_decay) == 0)
+        return not is_zero(self.weight_decay)
 
 
 def step_lengths(rate: Number | Schedule, count: jax.Array, dtype: Any) -> tuple[Scalar, Scalar]:

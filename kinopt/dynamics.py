@@ -31,7 +31,7 @@ is after the kick, which the state keeps.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -197,8 +197,7 @@ def restore_or_bounce(settings: Settings, gradient: PyTree, state: ECDState, see
 
     # The numbers come out of the `cond`, where XLA cannot take them apart again to compute them
     # anew at every entry.
-    aim: tuple[Any, ...] = jax.lax.cond(any_lane(draws), drawn, kept)
-    return Aim(*aim, starts=starts, found_sq=found_sq)
+    return Aim(*jax.lax.cond(any_lane(draws), drawn, kept), starts=starts, found_sq=found_sq)
 
 
 def kick(gradient: PyTree, aim: Aim, seen: Outlook) -> tuple[PyTree, Scalar]:
@@ -248,9 +247,7 @@ def remember(
     """The next state: what the next step needs, and what only shows."""
     hamiltonian, shell, dtype = settings.hamiltonian, seen.shell, seen.dt.dtype
     loss = loss.astype(dtype)
-    speed = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype) * momenta.root(
-        momentum_sq
-    )
+    factor = velocity_factor(hamiltonian, shell.v, momentum_sq).astype(dtype)
     error = hamiltonian.energy(shell.v, aim.found_sq).astype(dtype) - shell.energy
     rules = zip(settings.rules, state.counters, seen.due, strict=True)
     if_moving = {
@@ -262,7 +259,7 @@ def remember(
             rule.advance(counters, due, seen.wanted, seen.progressed)
             for rule, counters, due in rules
         ),
-        "speed": speed,
+        "speed": factor * momenta.root(momentum_sq),
         "speed_limit": jnp.asarray(hamiltonian.speed_limit(shell.v, shell.energy), dtype),
         "energy_error": jnp.where(seen.first | aim.starts, 0, error),
     }
@@ -275,13 +272,9 @@ def remember(
         "num_clamped": seen.moving & shell.exceeded,
         "num_skipped": ~aim.good,
     }
-    old = state._asdict()
 
     def where(flag, new):
-        return {
-            name: jax.tree.map(lambda new, old: jnp.where(flag, new, old), value, old[name])
-            for name, value in new.items()
-        }
+        return {name: trees.where(flag, x, getattr(state, name)) for name, x in new.items()}
 
     return state._replace(
         momentum=momentum,
@@ -289,11 +282,12 @@ def remember(
         lowest_value=jnp.where(aim.good & seen.progressed & ~seen.waits, loss, state.lowest_value),
         **where(seen.moving, if_moving),
         **where(aim.good, if_good),
-        **{
-            name: jnp.where(flag, optax.safe_increment(old[name]), old[name])
-            for name, flag in counts.items()
-        },
+        **{name: _counted(flag, getattr(state, name)) for name, flag in counts.items()},
     )
+
+
+def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:
+    return jnp.where(flag, optax.safe_increment(count), count)
 
 
 def _contained(update: PyTree, after: ECDState, before: ECDState) -> tuple[PyTree, ECDState]:
@@ -303,5 +297,4 @@ def _contained(update: PyTree, after: ECDState, before: ECDState) -> tuple[PyTre
         return update, after  # only a type with a smaller range makes an infinity of one
     fits = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
     before = before._replace(num_skipped=optax.safe_increment(before.num_skipped))
-    update = jax.tree.map(lambda x: jnp.where(fits, x, jnp.zeros_like(x)), update)
-    return update, jax.tree.map(lambda new, old: jnp.where(fits, new, old), after, before)
+    return trees.where(fits, (update, after), (jax.tree.map(jnp.zeros_like, update), before))

@@ -39,7 +39,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from kinopt._checks import check_choice, check_function, check_number, is_plain
+from kinopt._checks import check_choice, check_function, check_number, is_zero
 from kinopt._typing import Number, Scalar
 
 __all__ = [
@@ -285,7 +285,7 @@ def separable(s: Number = 1.0) -> Hamiltonian:
         energy=lambda v, p2: jnp.log(v) + jnp.log(like(p2) + p2),
         momentum_sq=lambda v, e: jnp.exp(e - jnp.log(v)) - like(v),
         initial_energy=lambda v, extra: jnp.log(v) + jnp.log(like(v) + extra),
-        moves_from_rest=not (is_plain(s) and float(s) == 0),
+        moves_from_rest=not is_zero(s),
         drift="kicked",
         speed_limit=lambda v, e: 1 / jnp.sqrt(like(v)),
     )

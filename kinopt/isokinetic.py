@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 
 from kinopt import descent_checks, momenta, trees
-from kinopt._checks import check_dtype, check_flag, check_key, check_number, is_plain
+from kinopt._checks import check_dtype, check_flag, check_key, check_number, is_zero
 from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Number, PyTree, Scalar, Schedule
 from kinopt.descent_state import at_rest, step_lengths
@@ -129,8 +129,7 @@ def isokinetic(
     check_dtype("mu_dtype", mu_dtype)
     mask = as_mask(mask)
     descent_checks.check_start_of_schedule(learning_rate)
-    decays = not (is_plain(weight_decay) and float(weight_decay) == 0)
-    rotates = not (is_plain(nu) and float(nu) == 0)
+    decays = not is_zero(weight_decay)
 
     def init(params: PyTree) -> IsokineticState:
         momentum, dtype = at_rest(params, mu_dtype)
@@ -163,7 +162,7 @@ def isokinetic(
         d = num_parameters(gradient)
         kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2 * (d / max(d - 1, 1))
         turned, delta = kicked(state, gradient, gradient_sq, kappa, gap)
-        if rotates:
+        if not is_zero(nu):
             turned = rotated(turned, state, jnp.asarray(nu, dtype))
         momentum, momentum_sq = momenta.stored(turned, state.momentum, good)
         momentum_sq = momentum_sq.astype(dtype)
@@ -183,7 +182,7 @@ def isokinetic(
         skipped = state._replace(
             momentum=momentum, num_skipped=optax.safe_increment(state.num_skipped)
         )
-        return update, jax.tree.map(lambda new, old: jnp.where(good, new, old), after, skipped)
+        return update, trees.where(good, after, skipped)
 
     def rotated(u, state, nu):
         """The direction u + nu N."""
@@ -194,9 +193,7 @@ def isokinetic(
 
     def update(updates, state, params=None, *, value=None, **extra_args):
         del extra_args
-        loss = descent_checks.checked_value(value)
-        gradient = jax.tree.map(descent_checks.as_array, updates)
-        descent_checks.refuse_other_gradients(gradient, state.momentum)
+        loss, gradient = descent_checks.checked_step(value, updates, state.momentum)
         if decays and params is None:
             raise ValueError(descent_checks.NO_PARAMS)
         return step(gradient, state, loss, params if decays else None)

@@ -24,6 +24,7 @@ __all__ = [
     "random_direction",
     "random_normal",
     "squared_norm",
+    "where",
 ]
 
 
@@ -88,6 +89,15 @@ def squared_norm(tree: PyTree) -> Scalar:
     Array(25., dtype=float32)
     """
     return inner(tree, tree)
+
+
+def where(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """One tree or another, whole.
+
+    >>> where(jnp.array(False), {"w": jnp.ones(2)}, {"w": jnp.zeros(2)})
+    {'w': Array([0., 0.], dtype=float32)}
+    """
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
 
 
 def _is_explicit(sharding) -> bool:

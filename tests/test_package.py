@@ -2,8 +2,10 @@
 
 import ast
 import contextlib
+import inspect
 import io
 import pathlib
+import pickle
 import re
 import sys
 import tomllib
@@ -115,6 +117,55 @@ def test_imports_point_one_way():
 def test_an_import_the_wrong_way_is_found(source):
     assert imported_from_kinopt(source) - LAYERS["collisions"]
     assert imported_from_kinopt("import jax\nfrom kinopt.trees import norm") == {"trees"}
+
+
+LONGEST = 300
+"""Lines of a module: past them a second idea may have moved in."""
+
+
+def is_long(source: str) -> bool:
+    """Whether a module has more lines than that, and not two thirds of them in docstrings."""
+    docstrings = [
+        node.body[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and ast.get_docstring(node) is not None
+    ]
+    told = sum((text.end_lineno or 0) - text.lineno + 1 for text in docstrings)
+    lines = len(source.splitlines())
+    return lines > LONGEST and 3 * told < 2 * lines
+
+
+def test_a_module_is_short():
+    paths = sorted((ROOT / "kinopt").rglob("*.py"))
+    assert paths
+    assert [str(path.relative_to(ROOT)) for path in paths if is_long(path.read_text())] == []
+
+
+def test_a_long_module_is_found():
+    code = "x = 1\n"
+    assert not is_long(code * LONGEST)
+    assert is_long(code * (LONGEST + 1))
+    told = '    """Told.\n' + "\n" * 200 + '    """\n'  # 202 lines
+    assert not is_long("def f():\n" + told + code * 100)
+    assert is_long("def f():\n" + told + code * 101)
+    assert is_long("def f():\n    x = 1\n" + told + code * 99), "that string is no docstring"
+
+
+def test_what_is_public_can_be_pickled():
+    """A module of a package that has the name of a function in it would stand in its way."""
+    modules = [kinopt, *(m for m in vars(kinopt).values() if inspect.ismodule(m))]
+    things = [getattr(m, name) for m in modules for name in getattr(m, "__all__", ())]
+    things = [thing for thing in things if inspect.isfunction(thing) or inspect.isclass(thing)]
+    assert len(things) > 50
+    assert all(pickle.loads(pickle.dumps(thing)) is thing for thing in things)
+
+
+@pytest.mark.parametrize("law", ["soft", "hard"])
+def test_a_law_knows_of_no_device(law):
+    """Where neurons lie is for `collisions/crowd.py` alone."""
+    source = (ROOT / "kinopt" / "collisions" / f"{law}.py").read_text()
+    assert "device" not in source.lower()
 
 
 CORE = {"jax", "jaxtyping", "numpy", "optax", "kinopt"}

@@ -191,10 +191,7 @@ def energy_curve(stats: Any, ax: Axes | None = None, *, steps: Any = None) -> Ax
     ax = noted(new_axes(ax), seen, what="stats.potential")
     ax.plot(steps, seen, color=PALETTE[0], linewidth=1.2, label="V")
     ax.plot(steps, np.asarray(stats.energy), "--", color=PALETTE[5], linewidth=1.2, label="E")
-    _mark_bounces(ax, steps, stats)
-    if (seen > 0).any():
-        ax.set_yscale("log")
-    return finished(ax, "step", "energy")
+    return _with_bounces(ax, steps, seen, stats, "energy")
 
 
 def speed_curve(stats: Any, ax: Axes | None = None, *, steps: Any = None) -> Axes:
@@ -222,10 +219,7 @@ def speed_curve(stats: Any, ax: Axes | None = None, *, steps: Any = None) -> Axe
     limit = np.asarray(stats.speed_limit, dtype=np.float64)
     if np.isfinite(limit).any():
         ax.plot(steps, limit, "--", color="black", linewidth=1.0, label="limit")
-    _mark_bounces(ax, steps, stats)
-    if (seen > 0).any():
-        ax.set_yscale("log")
-    return finished(ax, "step", r"$|d\theta/dt|$")
+    return _with_bounces(ax, steps, seen, stats, r"$|d\theta/dt|$")
 
 
 def _along(stats: Any, field: str, steps: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -244,10 +238,13 @@ def _along(stats: Any, field: str, steps: Any) -> tuple[np.ndarray, np.ndarray]:
     return seen, steps
 
 
-def _mark_bounces(ax: Axes, steps: np.ndarray, stats: Any) -> None:
-    """A thin line at each step that added a bounce."""
+def _with_bounces(ax: Axes, steps: np.ndarray, seen: np.ndarray, stats: Any, label: str) -> Axes:
+    """The axes, finished: a thin line at each step that added a bounce, and a logarithmic axis."""
     count = np.asarray(stats.num_bounces)
     bounced = np.diff(count, prepend=0) > 0
     for number, step in enumerate(steps[bounced]):
-        label = None if number else "bounce"
-        ax.axvline(step, color="0.75", linewidth=0.7, zorder=0, label=label)
+        said = None if number else "bounce"
+        ax.axvline(step, color="0.75", linewidth=0.7, zorder=0, label=said)
+    if (seen > 0).any():
+        ax.set_yscale("log")
+    return finished(ax, "step", label)

@@ -44,7 +44,8 @@ Beside it stand the rates of Eqs. 7 and 8, and the generalization bound of the K
 from kinopt.theory.density import phase_space_density, potential_density, potential_fractions
 from kinopt.theory.generalization import correlation_kl, pac_bayes_bound
 from kinopt.theory.rates import born_infeld_rate, gradient_descent_rate
-from kinopt.theory.regions import entry_flux, entry_flux_ratio, occupancy_ratio, region_volume
+from kinopt.theory.ratios import entry_flux_ratio, occupancy_ratio
+from kinopt.theory.regions import entry_flux, region_volume
 from kinopt.theory.volumes import basin_ratio, basin_volume
 
 __all__ = [

@@ -6,11 +6,10 @@ from typing import SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.scipy.special import logsumexp, xlogy
 from jax.typing import ArrayLike
 
-from kinopt._checks import check_count, check_numbers, shown
+from kinopt._checks import check_count, check_numbers, is_concrete, shown
 from kinopt.hamiltonians import Hamiltonian, velocity_factor
 from kinopt.theory._numerics import floating, gauss_legendre, log_sphere_area, positive_part
 
@@ -167,7 +166,7 @@ def potential_fractions(
     """
     _check(hamiltonian, n, energy=energy, v_min=v_min)
     check_numbers("edges", edges, shape=("bins + 1",))
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves((edges, v_min))):
+    if is_concrete(edges, v_min):
         heights = np.asarray(edges, np.float64)
         if (
             len(heights) < 2
