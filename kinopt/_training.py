@@ -179,8 +179,20 @@ def _step(
     updates, opt_state = problem.transformation(carry.key).update(
         grad, carry.opt_state, carry.params, value=value, grad=grad, value_fn=value_fn
     )
+    if "opt_state" not in problem.keep:
+        opt_state = _needed(opt_state, carry.opt_state)
     params = optax.apply_updates(carry.params, updates)
     return Training(carry.key, params, opt_state, best_value, best_params), outcome, seen
+
+
+def _needed(new: PyTree, old: PyTree) -> PyTree:
+    """The next state; what only shows stays as it was, so that nothing is computed for it."""
+
+    def without_shows(new, old):
+        shown = {name: getattr(old, name) for name in getattr(new, "only_shown", ())}
+        return new._replace(**shown) if shown else new
+
+    return jax.tree.map(without_shows, new, old, is_leaf=lambda x: hasattr(x, "only_shown"))
 
 
 def _where(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:

@@ -62,6 +62,11 @@ class ECDState(NamedTuple):
     num_clamped: jax.Array  # int32 []: steps on which V > E, and the particle was stopped
     num_skipped: jax.Array  # int32 []: updates passed over: something not finite, or overflowing
 
+    only_shown = (
+        *("potential", "speed", "speed_limit", "energy_error"),
+        *("num_bounces", "num_stayed", "num_halted", "num_clamped", "num_skipped"),
+    )
+
 
 class Integrator(NamedTuple):
     """Where a step puts the kick, and what a bounce does."""

@@ -53,6 +53,8 @@ class IsokineticState(NamedTuple):
     num_clamped: jax.Array  # int32 []: steps with F <= F_0, on which u is set to e
     num_skipped: jax.Array  # int32 []: updates passed over: something not finite
 
+    only_shown = ("potential", "kick", "num_clamped", "num_skipped")
+
 
 def isokinetic(
     learning_rate: Number | Schedule,

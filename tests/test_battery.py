@@ -132,6 +132,21 @@ def test_it_does_something(case: Case):
 
 
 @every_kind
+def test_what_only_shows_is_never_looked_at(case: Case):
+    """An ensemble that does not ask for the state leaves it out (`only_shown`)."""
+    params, (tx, one) = parameters(), compiled(case)
+    state = initial = tx.init(params)
+    blind = state
+    for _ in range(3):
+        updates, state = one(params, state)
+        same, blind = one(params, blind)
+        blind = blind._replace(**{name: getattr(initial, name) for name in initial.only_shown})
+        assert_equal(same, updates)
+        params = optax.apply_updates(params, updates)
+    assert not np.array_equal(*map(optax.tree.norm, (blind, state)))
+
+
+@every_kind
 def test_extra_arguments_are_accepted(case: Case):
     params, tx = parameters(), case.make()
     grads = jax.grad(loss)(params)

@@ -254,3 +254,26 @@ def test_under_strict_promotion(setting):
 def test_signatures_say_none_for_doubt():
     for function in (ensemble.run, ensemble.trajectories):
         assert inspect.signature(function).parameters["stacked"].default is None
+
+
+@pytest.mark.parametrize("optimizer", ["bbi", "soft", "isokinetic"])
+def test_what_is_not_kept_changes_nothing_else(optimizer):
+    """Least of all the statistics of a state, which are not even computed then."""
+
+    def made(key):
+        return {
+            "bbi": lambda: kinopt.bbi(0.02, extra_energy=0.1, patience=7, key=key),
+            "soft": lambda: optax.chain(kinopt.soft_collision(0.1), optax.sgd(0.1)),
+            "isokinetic": lambda: kinopt.isokinetic(0.05, key=key),
+        }[optimizer]()
+
+    def loss(w):
+        return jnp.sum((w - jnp.arange(12.0).reshape(4, 3)) ** 2) / 12
+
+    given = {"num_steps": 60, "stop": lambda w, value: jnp.where(value < 0.5, 1, 0), "lanes": 3}
+    start = 0.1 * jax.random.normal(jax.random.key(1), (4, 3))
+    whole = ensemble.run(loss, made, start, KEYS, **given)
+    least = ensemble.run(loss, made, start, KEYS, keep=("params",), **given)
+    for name in ("params", "value", "best_value", "outcome", "num_steps"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(least, name))
+    assert least.opt_state is None

@@ -127,6 +127,7 @@ def kinopt_runs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         jax.random.split(jax.random.key(seed), number),
         num_steps=MAX_STEPS,
         stop=basin(),
+        keep=(),
     )
     return np.asarray(result.outcome), np.asarray(result.num_steps)
 

@@ -103,6 +103,7 @@ class CollisionState(NamedTuple):
 
     # A subclass for each law says what its vectors hold.
     measured = Measured(tuple)
+    only_shown = ("stats",)
 
 
 def join_cells(collected: list[tuple[Any, Array]], crowd: Crowd) -> Any:
