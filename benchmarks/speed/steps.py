@@ -69,6 +69,8 @@ OPTIMIZERS = {
     "muon": lambda: optax.contrib.muon(1e-3),
     "bbi": lambda: kinopt.bbi(1e-3, extra_energy=1.0),
     "bbi, leapfrog": lambda: kinopt.bbi(1e-3, extra_energy=1.0, integrator="leapfrog"),
+    "isokinetic": lambda: kinopt.isokinetic(1e-3),
+    "isokinetic, decay": lambda: kinopt.isokinetic(1e-3, weight_decay=1e-2),
     "ecdsep, nu=0": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0, nu=0),
     "ecdsep": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0),
     "soft, few neurons; adam": lambda: _before_adam(kinopt.soft_collision(0.1, mask=FEW)),
