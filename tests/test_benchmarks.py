@@ -145,7 +145,7 @@ def test_what_is_asked_to_is_committed(folders, capsys):
     assert len(record.read(results / "speed.steps.jsonl")) == 1
     assert contents(here) == {}
     assert main(["run", "speed.steps", "--commit", "--preset", "smoke"]) == 2
-    assert "take --preset laptop" in capsys.readouterr().err
+    assert "take another preset" in capsys.readouterr().err
     assert len(record.read(results / "speed.steps.jsonl")) == 1
 
 
