@@ -350,9 +350,9 @@ FAULTS = {
     ),
     "_line.py": (
         ENSEMBLE,
-        ("1 + jnp.arange(ended", "jnp.arange(ended"),
+        ("1 + jnp.arange(number))", "jnp.arange(number))"),
         ("jnp.where(ends, new, old)", "jnp.where(lane.ended, new, old)"),
-        ("line.lanes.ended & (line.lanes.seed < source.length)", "line.lanes.ended"),
+        ("lanes.ended & (lanes.seed < source.length)", "lanes.ended"),
         ("source.keys[row], given", "source.keys[0 * row], given"),
     ),
     "_engine.py": (

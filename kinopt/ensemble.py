@@ -196,7 +196,7 @@ def run(
             keep,
         )
         rows = _engine.run(as_task(problem), programs, seeds, way)
-    return _result(rows, rows.result._asdict())
+        return _result(rows, rows.result._asdict())
 
 
 def read(folder: str | os.PathLike) -> EnsembleResult:
