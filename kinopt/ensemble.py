@@ -134,7 +134,7 @@ def run(
         example `kinopt.basins.quadratic_basins(...)`. None: nothing stops a seed but `num_steps`.
       lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
         its cache (a CPU) or memory (an accelerator) suggests.
-      chunk: steps between refills. None: 128.
+      chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).

@@ -97,8 +97,7 @@ def run(
       num_steps: most steps of one seed, >= 1.
       lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
         its cache (a CPU) or memory (an accelerator) suggests.
-      chunk: steps between refills. None: 128. Where a step takes long, or there are few, less is
-        more: a lane idles for half a chunk after its seed has ended.
+      chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).
