@@ -361,9 +361,9 @@ FAULTS = {
     ),
     "_line.py": (
         ENSEMBLE,
-        ("1 + jnp.arange(ended", "jnp.arange(ended"),
+        ("1 + jnp.arange(number))", "jnp.arange(number))"),
         ("jnp.where(ends, new, old)", "jnp.where(lane.ended, new, old)"),
-        ("line.lanes.ended & (line.lanes.seed < source.length)", "line.lanes.ended"),
+        ("lanes.ended & (lanes.seed < source.length)", "lanes.ended"),
         ("source.keys[row], given", "source.keys[0 * row], given"),
     ),
     "_engine.py": (
@@ -374,17 +374,18 @@ FAULTS = {
         ("return lines, numbers != lengths", "return lines, False"),
     ),
     "_checkpoint.py": (
-        ("kinopt/ensemble.py tests/test_ensemble_checkpoint.py",),
+        ("kinopt/ensemble.py tests/test_ensemble_checkpoint.py tests/test_loop_checkpoint.py",),
         ("self.written[share] = number\n        ended", "ended"),
         ("share * size", "0"),
         ("order = np.argsort(leaves[0])", "order = np.arange(len(leaves[0]))"),
-        ("if about[name] != found.get(name)", "if False"),
+        ("if found and about[name] != found.get(name)", "if False"),
+        ("LOCK_EX", "LOCK_SH"),
         ("self.written[share] = 0", "pass"),
     ),
     "_workers.py": (ENSEMBLE, ("min(size, num_seeds - begin)", "size")),
     "lanes.py": (
         ("kinopt/lanes.py tests/test_lanes.py",),
-        ("num_steps=rows.num_steps", "num_steps=rows.num_steps - 1"),
+        ("carry, rows.outcome, rows.num_steps", "carry, rows.outcome, rows.num_steps - 1"),
         ("wrap_key_data(data, impl=impl)", "wrap_key_data(data)"),
     ),
     "ensemble.py": (
@@ -392,7 +393,7 @@ FAULTS = {
             "kinopt/ensemble.py tests/test_ensemble_steps.py -k 'kinopt or best or records'",
             *ENSEMBLE,
         ),
-        ("num_steps=rows.num_steps - 1", "num_steps=rows.num_steps"),
+        ("num_steps = rows.num_steps - 1", "num_steps = rows.num_steps"),
         ("1 + problem.num_steps // steps", "problem.num_steps // steps"),
         ("x[:number], seen", "x, seen"),
     ),

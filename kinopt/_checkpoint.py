@@ -1,6 +1,7 @@
 """A folder that a killed run goes on from.
 
     problem.json             what is run: numbers, and fingerprints of keys, starts, data, program
+    lock                     empty; locked by the process that runs it
     00003-line.npz           the lanes of program 3, and how many of its seeds started and ended
     00003-000000000120.npz   seeds of program 3 that have ended, from the 120th on
 
@@ -9,22 +10,30 @@ the line that counts them then: what a line does not count is written once more 
 moment, and comes out the same, because a line holds all that becomes of it.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on Windows, where nothing is locked
+    fcntl = None
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kinopt._checks import shown
 from kinopt._line import Line, Row
 from kinopt._typing import PyTree
 
-__all__ = ["Checkpoint", "about_folder", "digest", "read_rows"]
+__all__ = ["Checkpoint", "as_folder", "digest", "opened", "read_rows"]
 
 SECONDS = 10.0
 """Between two looks at a program that are written down."""
@@ -32,7 +41,7 @@ SECONDS = 10.0
 SHARE = 10
 """Writing takes at most one part in so many of the time."""
 
-PROBLEM = "problem.json"
+PROBLEM, LOCK = "problem.json", "lock"
 
 
 def digest(*things: Any) -> str:
@@ -96,55 +105,91 @@ def _dtypes(arrays: PyTree) -> list[Any]:
     return [x.dtype for x in jax.tree.leaves(arrays)]
 
 
-def about_folder(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What the folder says it is of; None where it says nothing yet."""
+def as_folder(name: str, path: Any) -> pathlib.Path | None:
+    """An argument that is the path of a folder, or None."""
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name} must be the path of a folder, or None; got {shown(path)}.")
+    return None if path is None else pathlib.Path(path)
+
+
+def _about(folder: pathlib.Path) -> dict[str, Any]:
+    """What the folder says it is of; nothing yet where it is new."""
     path = folder / PROBLEM
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """A folder, made if need be, that no other run may write to meanwhile; what it is of.
+
+    The lock is the operating system's and goes with the process, however that ends.
+
+    Raises:
+      ValueError: if it holds something else.
+      RuntimeError: if another run has it open.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"checkpoint must be a folder, or a new one; {folder} is a file.")
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = (PROBLEM, LOCK)
+    others = [x for x in folder.iterdir() if not (x.name in ours or x.suffix in (".npz", ".part"))]
+    if others and not _about(folder):
+        raise ValueError(
+            f"checkpoint must be a folder that a run was given before, or an empty or new one; "
+            f"{folder} holds {others[0].name}."
+        )
+    if fcntl is None or jax.process_index() != 0:  # several processes of one run share it
+        yield _about(folder)
+        return
+    with open(folder / LOCK, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(
+                f"checkpoint {folder} is in use: another run writes to it, in this process or in "
+                f"another. Wait until it has ended, or end it; or choose another folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield _about(folder)
 
 
 class Checkpoint:
     """The folder of a run in progress."""
 
-    def __init__(self, folder: pathlib.Path, about: dict[str, Any], row: Row):
-        """Opens the folder, or makes it.
+    def __init__(
+        self, folder: pathlib.Path, found: dict[str, Any], about: dict[str, Any], row: Row
+    ):
+        """Begins to write, or goes on.
 
         Args:
-          folder: where it is.
-          about: what the run is of; numbers and fingerprints, by the names of arguments.
+          folder: where, opened.
+          found: what it says it is of.
+          about: what the run is of; its kind, numbers and fingerprints, by the names of arguments.
           row: seeds that have ended, or their shapes.
 
         Raises:
-          ValueError: if the folder is of another run, or holds something else.
+          ValueError: if the folder is of another run.
         """
         self.folder = folder
         self.written: dict[int, int] = {}  # ended seeds of each share
         self.due: dict[int, float] = {}
-        paths = jax.tree_util.tree_flatten_with_path(row)[0]
-        leaves = [
-            {"path": _plain(path), "dtype": str(x.dtype), "shape": x.shape[1:]} for path, x in paths
-        ]
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"checkpoint must be a folder, or a new one; {folder} is a file.")
-        folder.mkdir(parents=True, exist_ok=True)
-        found = about_folder(folder)
-        if found is None:
-            strangers = [x.name for x in folder.iterdir() if x.suffix not in (".npz", ".part")]
-            if strangers:
-                raise ValueError(
-                    f"checkpoint must be a folder of an ensemble, or an empty or new one; {folder} "
-                    f"holds {strangers[0]}."
-                )
-            if jax.process_index() == 0:
-                text = json.dumps({**about, "leaves": leaves}, indent=1)
-                _write(folder / PROBLEM, lambda file: file.write(text.encode()))
-            return
-        differ = [name for name in about if about[name] != found.get(name)]
+        differ = [name for name in about if found and about[name] != found.get(name)]
         if differ:
             was = [f"{name} ({found.get(name)} there, {about[name]} here)" for name in differ]
             raise ValueError(
-                f"checkpoint {folder} is of another ensemble: it differs in {', '.join(was)}. The "
-                f"same call goes on with it; for another, choose another folder."
+                f"checkpoint {folder} is of another {about['kind']}: it differs in "
+                f"{', '.join(was)}. The same call goes on with it; for another, choose another "
+                f"folder."
             )
+        if not found and jax.process_index() == 0:
+            paths = jax.tree_util.tree_flatten_with_path(row)[0]
+            leaves = [
+                {"path": _plain(path), "dtype": str(x.dtype), "shape": x.shape[1:]}
+                for path, x in paths
+            ]
+            text = json.dumps({**about, "leaves": leaves}, indent=1)
+            _write(folder / PROBLEM, lambda file: file.write(text.encode()))
 
     def load(self, share: int, line: Line) -> Line:
         """The line of a program as it was written last; as it is, where it never was."""
@@ -206,17 +251,26 @@ def _nested(items: list[tuple[list[Any], Any]]) -> PyTree:
     return list(made.values()) if list(made) == list(range(len(made))) else made
 
 
-def read_rows(folder: pathlib.Path) -> Row:
+def read_rows(folder: Any, kind: str) -> Row:
     """The seeds that have ended, in the order of the keys, as far as they are written down.
 
+    Args:
+      folder: its path, as a user gave it.
+      kind: what the folder must be of.
+
     Raises:
-      ValueError: if it is no folder of an ensemble.
+      TypeError: if it is no path.
+      ValueError: if it is no folder of such a run.
     """
-    about = about_folder(folder)
-    if about is None:
+    folder = as_folder("folder", folder)
+    if folder is None:
+        raise TypeError("folder must be a path; got None.")
+    about = _about(folder)
+    if about.get("kind") != kind:
+        holds = f"is of another kind, {about['kind']}" if about else f"has no {PROBLEM}"
         raise ValueError(
-            f"folder must be one that kinopt.ensemble.run was given as checkpoint; {folder} has no "
-            f"{PROBLEM}."
+            f"folder must be one that a run of this kind, {kind}, was given as checkpoint; "
+            f"{folder} {holds}."
         )
     described = about["leaves"]
     dtypes = [jnp.dtype(leaf["dtype"]) for leaf in described]

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,42 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from kinopt._checkpoint import Checkpoint, about_folder, digest
+from kinopt._checkpoint import Checkpoint, as_folder, digest, opened
+from kinopt._checks import check_count, check_flag
+from kinopt._lane_checks import check_mesh
 from kinopt._line import Line, Row, Task, advance
 from kinopt._programs import Programs
 from kinopt._workers import Seeds, Worker, devices_of, make_workers
 
-__all__ = ["drive", "in_order", "run"]
+__all__ = ["Way", "as_way", "drive", "in_order", "run"]
 
 SECONDS_PER_CALL = 0.3
 """How long a program runs before it reports: what Ctrl-C has to wait for."""
 
 FIRST_ROUNDS = 16
 """Chunks in a program's first call, which measures how long a chunk takes."""
+
+FUNCTIONS = {"ensemble": "functions or keep", "loop": "step or init"}
+"""What a program comes from, for each kind of run."""
+
+
+class Way(NamedTuple):
+    """How seeds are run. What becomes of them does not depend on it."""
+
+    kind: str  # what they are seeds of, one of `FUNCTIONS`
+    lanes: int | None
+    chunk: int | None
+    mesh: Mesh | None
+    progress: bool
+    folder: pathlib.Path | None  # where a killed run goes on from
+
+
+def as_way(kind: str, lanes: Any, chunk: Any, mesh: Any, progress: Any, checkpoint: Any) -> Way:
+    """The arguments that say how, checked."""
+    lanes, chunk = check_count("lanes", lanes), check_count("chunk", chunk)
+    check_flag("progress", progress)
+    check_mesh(mesh)
+    return Way(kind, lanes, chunk, mesh, bool(progress), as_folder("checkpoint", checkpoint))
 
 
 def _outcomes(line: Line) -> Counter:
@@ -40,13 +64,13 @@ def _outcomes(line: Line) -> Counter:
 
 
 def drive(
-    workers: list[Worker], progress: bool, checkpoint: Checkpoint | None = None
+    workers: list[Worker], title: str | None, checkpoint: Checkpoint | None = None
 ) -> tuple[list[Line], bool]:
     """Runs the workers to the end of their lines, or until Ctrl-C.
 
     Args:
       workers: the programs of this process.
-      progress: whether to show a bar.
+      title: of a progress bar; None: there is none.
       checkpoint: where to write down what has become of the seeds.
 
     Returns:
@@ -65,7 +89,7 @@ def drive(
             began = time.perf_counter()
             lines[n] = program(source, lines[n], np.int32(rounds))
             numbers[n] = int(lines[n].num_ended)
-            if progress:
+            if title is not None:
                 outcomes[n] = _outcomes(lines[n])
             if checkpoint is not None:
                 done = numbers[n] == lengths[n] or leave.is_set()
@@ -74,7 +98,7 @@ def drive(
             rounds = max(1, int(rounds * min(aim, 8)))
 
     with (
-        _bar(sum(lengths), progress) as show,
+        _bar(sum(lengths), title) as show,
         concurrent.futures.ThreadPoolExecutor(len(workers)) as pool,
     ):
         futures = [pool.submit(work, n) for n in range(len(workers))]
@@ -93,9 +117,9 @@ def drive(
 
 
 @contextlib.contextmanager
-def _bar(num_seeds: int, progress: bool):
+def _bar(num_seeds: int, title: str | None):
     """A function of seeds ended and outcomes so far that shows them, or does nothing."""
-    if not progress:
+    if title is None:
         yield lambda ended, outcomes: None
         return
     try:
@@ -104,7 +128,7 @@ def _bar(num_seeds: int, progress: bool):
         raise ModuleNotFoundError(
             "progress=True draws its bar with tqdm: pip install tqdm"
         ) from error
-    with tqdm(total=num_seeds, unit="seed", desc="ensemble") as bar:
+    with tqdm(total=num_seeds, unit="seed", desc=title) as bar:
 
         def show(ended: int, outcomes: Counter) -> None:
             bar.n = ended
@@ -143,11 +167,12 @@ def in_order(lines: list[Line], size: int) -> Row:
     return row._replace(seed=jnp.asarray(seed[order], jnp.int32))
 
 
-def _about(task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:
+def _about(kind: str, task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:
     """What tells one run from another, by the arguments it comes from."""
     program = jax.jit(functools.partial(advance, task, 1, False))
     text = program.lower(worker.source, worker.line, np.int32(1)).as_text()
     return {
+        "kind": kind,
         "keys": len(seeds.keys),
         "num_steps": task.num_steps,
         "lanes": len(worker.line.lanes.seed),
@@ -155,37 +180,33 @@ def _about(task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str,
         "values of keys": digest(seeds.keys),
         "params": digest(seeds.starts),
         "data": digest(seeds.shared),
-        "functions or keep": digest(text),
+        FUNCTIONS[kind]: digest(text),
         "jax": jax.__version__,
     }
 
 
-def run(
-    task: Task,
-    programs: Programs,
-    seeds: Seeds,
-    lanes: int | None,
-    chunk: int | None,
-    mesh: Mesh | None,
-    progress: bool,
-    folder: pathlib.Path | None = None,
-) -> Row:
-    """Brings all seeds to their ends; after Ctrl-C, with a warning, those that have got there."""
-    devices = devices_of(mesh, seeds.keys)
-    if folder is None:
-        workers = make_workers(task, programs, seeds, lanes, chunk, devices)
-        lines, interrupted = drive(workers, progress)
-    else:
-        found = about_folder(folder) or {}
-        if mesh is None and devices[0].platform == "cpu":  # a machine may have other cores now
+def _all(task: Task, programs: Programs, seeds: Seeds, way: Way) -> tuple[Row, bool]:
+    """The seeds that ended; and whether it was interrupted."""
+    devices, title = devices_of(way.mesh, seeds.keys), way.kind if way.progress else None
+    if way.folder is None:
+        workers = make_workers(task, programs, seeds, way.lanes, way.chunk, devices)
+        lines, interrupted = drive(workers, title)
+        return in_order(lines, workers[0].size), interrupted
+    with opened(way.folder) as found:
+        if way.mesh is None and devices[0].platform == "cpu":  # there may be other cores now
             devices = devices[:1] * found.get("programs", len(devices))
-        lanes = lanes or found.get("lanes")
-        workers = make_workers(task, programs, seeds, lanes, chunk, devices)
-        about = _about(task, seeds, workers[0], len(devices))
-        checkpoint = Checkpoint(folder, about, workers[0].line.ended)
+        lanes = way.lanes or found.get("lanes")
+        workers = make_workers(task, programs, seeds, lanes, way.chunk, devices)
+        about = _about(way.kind, task, seeds, workers[0], len(devices))
+        checkpoint = Checkpoint(way.folder, found, about, workers[0].line.ended)
         workers = [w._replace(line=checkpoint.load(w.share, w.line)) for w in workers]
-        lines, interrupted = drive(workers, progress, checkpoint)
-    rows = in_order(lines, workers[0].size)
+        lines, interrupted = drive(workers, title, checkpoint)
+    return in_order(lines, workers[0].size), interrupted
+
+
+def run(task: Task, programs: Programs, seeds: Seeds, way: Way) -> Row:
+    """Brings all seeds to their ends; after Ctrl-C, with a warning, those that have got there."""
+    rows, interrupted = _all(task, programs, seeds, way)
     if interrupted:
         warnings.warn(
             f"Interrupted: {len(rows.seed)} of {len(seeds.keys)} seeds had ended. The result holds "

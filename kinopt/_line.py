@@ -5,7 +5,7 @@ steps they take, so that running them all to the end of the longest wastes most 
 fixed number of *lanes* work on the seeds that wait in line:
 
     repeat
-        `chunk` steps of every lane                               advance
+        steps of every lane: `chunk`, or until many are free      advance
         write down the seeds that ended, in the order they did    _collect
         put the next seeds in line into the freed lanes           _refill
 
@@ -15,6 +15,7 @@ whatever the chunk. Nothing that a lane computes involves another lane or the pl
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,13 @@ __all__ = [
     "lane_step",
     "start",
 ]
+
+PIECE = 4
+"""Steps between two looks at how many lanes are free."""
+
+AT_ONCE = 8
+"""One lane in so many is written down and refilled at once, as soon as so many are free: they wait
+for half that time in the mean, and a refill costs as much as some steps of the lanes in it."""
 
 
 class Task(NamedTuple):
@@ -129,57 +137,76 @@ def lane_step(task: Task, shared: PyTree, lane: Lane, kept: Kept) -> tuple[Lane,
     return Lane(lane.seed, _strong(carry), num_steps, lane.ended | ends), kept
 
 
+def _freed(source: Source, lanes: Lane) -> jax.Array:
+    """Which lanes have a seed that has ended, and that nobody has written down."""
+    return lanes.ended & (lanes.seed < source.length)
+
+
+def _at_once(num_lanes: int) -> int:
+    """How many lanes are written down and refilled at once."""
+    return min(num_lanes, max(2, num_lanes // AT_ONCE))
+
+
 def _rows(task: Task, lanes: Lane, kept: Kept) -> Row:
     """The lanes as seeds that have ended, whether they have or not."""
-    result = kept.seen
-    if task.finish is not None:
-        finish = jax.vmap(task.finish)
-        shapes = jax.eval_shape(finish, kept.seen)
-        result = jax.lax.cond(
-            jnp.any(lanes.ended),  # a summary may take longer than a step
-            lambda: _strong(finish(kept.seen)),
-            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-        )
+    result = kept.seen if task.finish is None else _strong(jax.vmap(task.finish)(kept.seen))
     return Row(lanes.seed, kept.num_steps, kept.outcome, result)
 
 
 def _collect(task: Task, source: Source, line: Line) -> Line:
-    """Writes the lanes that ended behind those that ended before them."""
-    ended = line.lanes.ended & (line.lanes.seed < source.length)
-    lanes = line.lanes._replace(ended=ended)
-    # The places of those that ended; what is written after them is overwritten by the next.
-    first = jnp.searchsorted(jnp.cumsum(ended), 1 + jnp.arange(ended.shape[0]))
+    """Writes the first lanes that are free behind those that ended before them."""
+    freed = _freed(source, line.lanes)
+    number = _at_once(len(freed))
+    # Their places; where there are fewer, what is written is overwritten by the next.
+    which = jnp.searchsorted(jnp.cumsum(freed), 1 + jnp.arange(number))
+    lanes, kept = line.lanes._replace(carry=None), line.kept
+    rows = _rows(task, *jax.tree.map(lambda x: x[which], (lanes, kept)))
 
-    def write(rows, lanes):
-        return jax.lax.dynamic_update_slice_in_dim(rows, lanes[first], line.num_ended, axis=0)
+    def write(old, new):
+        return jax.lax.dynamic_update_slice_in_dim(old, new, line.num_ended, axis=0)
 
-    rows = _rows(task, lanes, line.kept)
+    written = jnp.minimum(jnp.sum(freed, dtype=jnp.int32), number)
     return line._replace(
-        ended=jax.tree.map(write, line.ended, rows),
-        num_ended=line.num_ended + jnp.sum(ended, dtype=jnp.int32),
+        ended=jax.tree.map(write, line.ended, rows), num_ended=line.num_ended + written
     )
 
 
 def _refill(task: Task, source: Source, line: Line) -> Line:
-    """Puts the next seeds in line into the lanes that have none."""
-    lanes = line.lanes
-    place = line.num_started + jnp.cumsum(lanes.ended, dtype=jnp.int32) - 1
-    starts = lanes.ended & (place < source.length)
-    row = jnp.minimum(place, source.length - 1)
-    seed = jnp.where(lanes.ended, jnp.minimum(place, source.length), lanes.seed)
+    """Puts the next seeds in line into the first lanes that are free."""
+    lanes, freed = line.lanes, _freed(source, line.lanes)
+    number = _at_once(len(freed))
+    next_ = line.num_started + jnp.arange(number, dtype=jnp.int32)
+    row = jnp.minimum(next_, source.length - 1)
     given = jax.tree.map(lambda x: x[row], source.starts) if task.stacked else source.starts
     axes = (0, 0 if task.stacked else None, None, 0)
     fresh = jax.vmap(functools.partial(first, task), axes)(
-        source.keys[row], given, source.shared, seed
+        source.keys[row], given, source.shared, next_
     )
+    rank = jnp.cumsum(freed, dtype=jnp.int32) - 1  # of a free lane among these
+    free = freed & (rank < number)
+    starts = free & (line.num_started + rank < source.length)
+    rank = jnp.clip(rank, 0, number - 1)
 
     def where_starts(new, old):
-        return jnp.where(starts.reshape(starts.shape + (1,) * (new.ndim - 1)), new, old)
+        return jnp.where(starts.reshape(starts.shape + (1,) * (old.ndim - 1)), new[rank], old)
 
+    filled = jax.tree.map(where_starts, fresh, lanes)
     return line._replace(
-        lanes=jax.tree.map(where_starts, fresh, lanes)._replace(seed=seed),
+        lanes=filled._replace(seed=jnp.where(free & ~starts, source.length, filled.seed)),
         num_started=line.num_started + jnp.sum(starts, dtype=jnp.int32),
     )
+
+
+def _exchange(task: Task, source: Source, line: Line) -> Line:
+    """Writes down and refills lanes that are free. Few may be left so: they wait for others."""
+
+    def once(carry):
+        line = _refill(task, source, _collect(task, source, carry[0]))
+        freed = _freed(source, line.lanes)
+        return line, jnp.sum(freed) >= _at_once(len(freed))
+
+    some = jnp.any(_freed(source, line.lanes))
+    return jax.lax.while_loop(lambda carry: carry[1], once, (line, some))[0]
 
 
 def _single_function(function):
@@ -219,28 +246,54 @@ def start(task: Task, num_lanes: int, source: Source) -> Line:
         kept=kept,
         ended=jax.tree.map(lambda x: jnp.zeros((number, *x.shape[1:]), x.dtype), row),
     )
-    return _refill(task, source, line)
+    return jax.lax.while_loop(
+        lambda line: jnp.any(_freed(source, line.lanes)),
+        lambda line: _refill(task, source, line),
+        line,
+    )
 
 
 def advance(
-    task: Task, chunk: int, fused: bool, source: Source, line: Line, rounds: jax.Array
+    task: Task,
+    chunk: int,
+    fused: bool,
+    source: Source,
+    line: Line,
+    rounds: jax.Array,
+    even: bool = False,
 ) -> Line:
     """Works on a line for some chunks of steps, or until all its seeds have ended.
 
     Args:
       task: what the seeds have in common.
-      chunk: steps between two looks at which lanes are free.
-      fused: compile a chunk into one function; see `_single_function`.
+      chunk: most steps of a round, after which lanes that are free are refilled.
+      fused: compile a round into one function; see `_single_function`.
       source: the seeds.
       line: what has become of them.
-      rounds: most chunks, int32 [].
+      rounds: how many at most, int32 [].
+      even: a round is of `chunk` steps. Otherwise it is over when enough lanes are free.
     """
+    piece = chunk if even else math.gcd(chunk, PIECE)
+    enough = _at_once(len(line.lanes.seed))
 
     @jax.jit
     def steps(lanes: Lane, kept: Kept) -> tuple[Lane, Kept]:
         one = jax.vmap(functools.partial(lane_step, task, source.shared))
+
+        def more(carry):
+            lanes, _, count = carry
+            freed = jnp.sum(_freed(source, lanes), dtype=jnp.int32)
+            return (count < chunk) & (freed < enough) & ~jnp.all(lanes.ended)
+
+        def some(carry):
+            lanes, kept, count = carry
+            lanes, kept = jax.lax.fori_loop(0, piece, lambda _, both: one(*both), (lanes, kept))
+            return lanes, kept, count + piece
+
         with set_xla_metadata(xla_cpu_small_call=None, inlineable=None):  # not inside, too
-            return jax.lax.fori_loop(0, chunk, lambda _, carry: one(*carry), (lanes, kept))
+            if even:
+                return some((lanes, kept, 0))[:2]
+            return jax.lax.while_loop(more, some, (lanes, kept, 0))[:2]
 
     def goes_on(carry):
         line, round_ = carry
@@ -250,7 +303,7 @@ def advance(
         line, round_ = carry
         work = _single_function(steps) if fused else steps
         lanes, kept = work(line.lanes, line.kept)
-        line = _collect(task, source, line._replace(lanes=lanes, kept=kept))
-        return _refill(task, source, line), round_ + 1
+        line = line._replace(lanes=lanes, kept=kept)
+        return _exchange(task, source, line), round_ + 1
 
     return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]

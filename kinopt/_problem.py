@@ -50,8 +50,8 @@ def as_problem(
     stop,
     batches,
     has_aux,
-    summary,
-    keep,
+    summary=None,
+    keep=("params",),
 ) -> tuple[Problem, Programs, Seeds]:
     """The problem, its programs, and the seeds with their starts."""
     check_flag("has_aux", has_aux)

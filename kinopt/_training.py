@@ -262,6 +262,6 @@ def record(
         )
         seen = params, jax.vmap(value)(params, lanes.carry.key, num_steps), num_steps
         rounds_now = (n < rounds).astype(jnp.int32)
-        return advance(task, chunk, fused, source, line, rounds_now), seen
+        return advance(task, chunk, fused, source, line, rounds_now, even=True), seen
 
     return jax.lax.scan(body, line, jnp.arange(RECORDS))

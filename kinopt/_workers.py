@@ -45,7 +45,7 @@ MEMORY_SHARE = 8
 loss keeps for its backward pass, need the rest."""
 
 CHUNK = 128
-"""Steps between refills by default: a lane whose seed has ended idles for half of them."""
+"""Most steps between refills by default: few lanes that are free idle for half of them."""
 
 FUSED_BYTES = 2**18
 """State of 128 lanes, and constants, up to which a chunk is compiled into a single function on a
@@ -168,7 +168,7 @@ def make_workers(
       programs: those of the task.
       seeds: all of them.
       lanes: seeds side by side in one program; None: what fits.
-      chunk: steps between refills; None: `CHUNK`.
+      chunk: most steps between refills; None: `CHUNK`.
       devices: the device of each program.
       work: task, chunk, fused, source, line, rounds -> line, and what else there is to say.
     """

@@ -29,7 +29,6 @@ for a loss with matrix products the last digits can vary with `lanes`.
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -40,8 +39,9 @@ from jax.sharding import Mesh
 
 from kinopt import _engine
 from kinopt._checkpoint import read_rows
-from kinopt._checks import check_count, check_flag, shown
-from kinopt._lane_checks import check_mesh, check_outside, outside_meshes
+from kinopt._checks import check_count
+from kinopt._lane_checks import check_outside, outside_meshes
+from kinopt._line import Row
 from kinopt._minibatches import Minibatches, minibatches
 from kinopt._problem import as_problem
 from kinopt._training import KEEP, RECORDS, Seen, as_task, record
@@ -134,7 +134,7 @@ def run(
         example `kinopt.basins.quadratic_basins(...)`. None: nothing stops a seed but `num_steps`.
       lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
         its cache (a CPU) or memory (an accelerator) suggests.
-      chunk: steps between refills. None: 128.
+      chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).
@@ -162,6 +162,7 @@ def run(
         of the right type, or under `jax.jit` and the like.
       ValueError: if shapes or numbers do not fit, it is in doubt whether `params` is stacked, or
         `checkpoint` is of another call; it says what differs.
+      RuntimeError: if another run writes to `checkpoint`.
 
     >>> import optax
     >>> x = jnp.linspace(-1, 1, 64)
@@ -178,9 +179,7 @@ def run(
     >>> result.outcome.tolist(), result.num_steps.tolist()
     ([1, 1], [4, 5])
     """
-    side_by_side, steps = check_count("lanes", lanes), check_count("chunk", chunk)
-    check_flag("progress", progress)
-    check_mesh(mesh)
+    way = _engine.as_way("ensemble", lanes, chunk, mesh, progress, checkpoint)
     check_outside(params, keys)
     with outside_meshes():
         problem, programs, seeds = as_problem(
@@ -196,14 +195,8 @@ def run(
             summary,
             keep,
         )
-        task, folder = as_task(problem), _folder("checkpoint", checkpoint)
-        rows = _engine.run(task, programs, seeds, side_by_side, steps, mesh, progress, folder)
-        return EnsembleResult(
-            **rows.result._asdict(),
-            outcome=rows.outcome,
-            num_steps=rows.num_steps - 1,  # the last step only looks
-            seed=rows.seed,
-        )
+        rows = _engine.run(as_task(problem), programs, seeds, way)
+        return _result(rows, rows.result._asdict())
 
 
 def read(folder: str | os.PathLike) -> EnsembleResult:
@@ -230,20 +223,14 @@ def read(folder: str | os.PathLike) -> EnsembleResult:
     ...     read(folder).params
     {'a': Array([0.25, 0.25], dtype=float32)}
     """
-    path = _folder("folder", folder)
-    if path is None:
-        raise TypeError("folder must be a path; got None.")
-    rows = read_rows(path)
-    kept = dict.fromkeys(Seen._fields) | rows.result
-    return EnsembleResult(
-        **kept, outcome=rows.outcome, num_steps=rows.num_steps - 1, seed=rows.seed
-    )
+    rows = read_rows(folder, "ensemble")
+    return _result(rows, dict.fromkeys(Seen._fields) | rows.result)
 
 
-def _folder(name: str, path: Any) -> pathlib.Path | None:
-    if path is not None and not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{name} must be the path of a folder, or None; got {shown(path)}.")
-    return None if path is None else pathlib.Path(path)
+def _result(rows: Row, seen: dict[str, PyTree]) -> EnsembleResult:
+    """As trainings: a seed's last step only looked."""
+    num_steps = rows.num_steps - 1
+    return EnsembleResult(outcome=rows.outcome, num_steps=num_steps, seed=rows.seed, **seen)
 
 
 def trajectories(
@@ -295,17 +282,7 @@ def trajectories(
     check_outside(params, keys)
     with outside_meshes():
         problem, programs, seeds = as_problem(
-            loss_fn,
-            optimizer,
-            params,
-            keys,
-            num_steps,
-            stacked,
-            stop,
-            batches,
-            has_aux,
-            None,
-            ("params",),
+            loss_fn, optimizer, params, keys, num_steps, stacked, stop, batches, has_aux
         )
         num_seeds, num_records = seeds.keys.shape[0], 1 + problem.num_steps // steps
         # One program, whose lanes are the seeds.

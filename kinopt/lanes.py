@@ -22,6 +22,7 @@ library that multiplies matrices may round differently with the batch size, so t
 matrix products the last digits can vary with `lanes`.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -31,9 +32,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kinopt import _engine
-from kinopt._checks import check_count, check_flag, check_function, shown
+from kinopt._checkpoint import read_rows
+from kinopt._checks import check_count, check_function, shown
 from kinopt._lane_checks import (
-    check_mesh,
     check_outside,
     is_whole,
     key_arrays,
@@ -46,7 +47,7 @@ from kinopt._programs import described, programs_of
 from kinopt._typing import PyTree
 from kinopt._workers import Seeds
 
-__all__ = ["LanesResult", "run"]
+__all__ = ["LanesResult", "read", "run"]
 
 INIT = "key -> carry, a pytree of arrays"
 STEP = "carry -> carry, outcome (a whole number: 0 to go on, anything else to end)"
@@ -71,6 +72,7 @@ def run(
     chunk: SupportsIndex | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
+    checkpoint: str | os.PathLike | None = None,
 ) -> LanesResult:
     """Runs the loop of each key to its end.
 
@@ -95,11 +97,14 @@ def run(
       num_steps: most steps of one seed, >= 1.
       lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
         its cache (a CPU) or memory (an accelerator) suggests.
-      chunk: steps between refills. None: 128. Where a step takes long, or there are few, less is
-        more: a lane idles for half a chunk after its seed has ended.
+      chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
       progress: show a progress bar with the outcomes so far (needs tqdm).
+      checkpoint: a folder, new or of the same call. Seeds that have ended are added to it, and
+        lanes at work are written down, every ten seconds. After a kill at any moment, or Ctrl-C,
+        the same call goes on there and returns what it would have, bit for bit; `read` shows what
+        has ended.
 
     Returns:
       A `LanesResult`, on one device (with several processes, on one of each). After Ctrl-C it holds
@@ -108,7 +113,9 @@ def run(
     Raises:
       TypeError: if an argument is of the wrong kind, `step` returns another kind of carry than it
         takes, or under `jax.jit` and the like.
-      ValueError: if shapes or numbers do not fit.
+      ValueError: if shapes or numbers do not fit, or `checkpoint` is of another call; it says what
+        differs.
+      RuntimeError: if another run writes to `checkpoint`.
 
     >>> def init(key):
     ...     return {"x": jnp.zeros(()), "key": key}
@@ -122,9 +129,7 @@ def run(
     check_function("step", step, STEP)
     check_function("init", init, INIT)
     most = check_count("num_steps", num_steps, optional=False)
-    side_by_side, steps = check_count("lanes", lanes), check_count("chunk", chunk)
-    check_flag("progress", progress)
-    check_mesh(mesh)
+    way = _engine.as_way("loop", lanes, chunk, mesh, progress, checkpoint)
     check_outside(keys)
     with outside_meshes():
         data, impl = key_arrays(keys)
@@ -132,13 +137,37 @@ def run(
         key = jax.ShapeDtypeStruct(data.shape[1:], data.dtype)
         kinds = programs.fact(("checked", described(data)), lambda: _checked(step, init, impl, key))
         task = _as_task(step, init, impl, kinds, most)
-        rows = _engine.run(task, programs, Seeds(data, None), side_by_side, steps, mesh, progress)
-    return LanesResult(
-        carry=_with_keys(rows.result, kinds),
-        outcome=rows.outcome,
-        num_steps=rows.num_steps,
-        seed=rows.seed,
-    )
+        rows = _engine.run(task, programs, Seeds(data, None), way)
+    carry = _with_keys(rows.result, kinds)
+    return LanesResult(carry, rows.outcome, rows.num_steps, rows.seed)
+
+
+def read(folder: str | os.PathLike) -> LanesResult:
+    """The seeds that have ended, out of a folder that `run` writes or has written to.
+
+    It needs none of the functions of the run, and can be called from another process meanwhile.
+
+    Args:
+      folder: what `run` was given as `checkpoint`.
+
+    Returns:
+      A `LanesResult` of those seeds; `seed` says which. Containers come back as dictionaries (by
+      the names of fields, too) and lists, whatever they were, and typed keys as their data.
+
+    Raises:
+      TypeError: if it is no path.
+      ValueError: if it is no folder of such a loop.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = run(
+    ...         lambda n: (n + 1, n >= 4), lambda key: jax.random.randint(key, (), 0, 3),
+    ...         jax.random.split(jax.random.key(0), 2), num_steps=9, checkpoint=folder)
+    ...     read(folder).carry
+    Array([5, 5], dtype=int32)
+    """
+    rows = read_rows(folder, "loop")
+    return LanesResult(rows.result, rows.outcome, rows.num_steps, rows.seed)
 
 
 def _as_task(step, init, impl: Any, kinds: list[Any], most: int) -> Task:

@@ -11,7 +11,8 @@ SCRIPTS = sorted((ROOT / ".docs" / "recipes").glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_script_runs(script):
+def test_a_script_runs(script, monkeypatch):
+    monkeypatch.setenv("NETWORKS", "4")  # where a recipe trains many
     runs(script.read_text(encoding="utf-8"), str(script))
 
 
