@@ -153,10 +153,9 @@ def _rows(task: Task, lanes: Lane, kept: Kept) -> Row:
     return Row(lanes.seed, kept.num_steps, kept.outcome, result)
 
 
-def _collect(task: Task, source: Source, line: Line) -> Line:
-    """Writes the first lanes that are free behind those that ended before them."""
+def _collect(task: Task, source: Source, line: Line, number: int) -> Line:
+    """Writes the first lanes that are free, so many, behind those that ended before them."""
     freed = _freed(source, line.lanes)
-    number = _at_once(len(freed))
     # Their places; where there are fewer, what is written is overwritten by the next.
     which = jnp.searchsorted(jnp.cumsum(freed), 1 + jnp.arange(number))
     lanes, kept = line.lanes._replace(carry=None), line.kept
@@ -171,10 +170,9 @@ def _collect(task: Task, source: Source, line: Line) -> Line:
     )
 
 
-def _refill(task: Task, source: Source, line: Line) -> Line:
-    """Puts the next seeds in line into the first lanes that are free."""
+def _refill(task: Task, source: Source, line: Line, number: int) -> Line:
+    """Puts the next seeds in line into the first lanes that are free, so many."""
     lanes, freed = line.lanes, _freed(source, line.lanes)
-    number = _at_once(len(freed))
     next_ = line.num_started + jnp.arange(number, dtype=jnp.int32)
     row = jnp.minimum(next_, source.length - 1)
     given = jax.tree.map(lambda x: x[row], source.starts) if task.stacked else source.starts
@@ -195,18 +193,6 @@ def _refill(task: Task, source: Source, line: Line) -> Line:
         lanes=filled._replace(seed=jnp.where(free & ~starts, source.length, filled.seed)),
         num_started=line.num_started + jnp.sum(starts, dtype=jnp.int32),
     )
-
-
-def _exchange(task: Task, source: Source, line: Line) -> Line:
-    """Writes down and refills lanes that are free. Few may be left so: they wait for others."""
-
-    def once(carry):
-        line = _refill(task, source, _collect(task, source, carry[0]))
-        freed = _freed(source, line.lanes)
-        return line, jnp.sum(freed) >= _at_once(len(freed))
-
-    some = jnp.any(_freed(source, line.lanes))
-    return jax.lax.while_loop(lambda carry: carry[1], once, (line, some))[0]
 
 
 def _single_function(function):
@@ -246,11 +232,7 @@ def start(task: Task, num_lanes: int, source: Source) -> Line:
         kept=kept,
         ended=jax.tree.map(lambda x: jnp.zeros((number, *x.shape[1:]), x.dtype), row),
     )
-    return jax.lax.while_loop(
-        lambda line: jnp.any(_freed(source, line.lanes)),
-        lambda line: _refill(task, source, line),
-        line,
-    )
+    return _refill(task, source, line, num_lanes)
 
 
 def advance(
@@ -274,7 +256,8 @@ def advance(
       even: a round is of `chunk` steps. Otherwise it is over when enough lanes are free.
     """
     piece = chunk if even else math.gcd(chunk, PIECE)
-    enough = _at_once(len(line.lanes.seed))
+    num_lanes = len(line.lanes.seed)
+    enough = num_lanes if even else _at_once(num_lanes)
 
     @jax.jit
     def steps(lanes: Lane, kept: Kept) -> tuple[Lane, Kept]:
@@ -303,7 +286,7 @@ def advance(
         line, round_ = carry
         work = _single_function(steps) if fused else steps
         lanes, kept = work(line.lanes, line.kept)
-        line = line._replace(lanes=lanes, kept=kept)
-        return _exchange(task, source, line), round_ + 1
+        line = _collect(task, source, line._replace(lanes=lanes, kept=kept), enough)
+        return _refill(task, source, line, enough), round_ + 1
 
     return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]
