@@ -146,7 +146,8 @@ def run(
       summary: params -> a pytree of arrays, evaluated once, at the end of each seed: a test
         accuracy, a label.
       keep: what comes back of every seed beside numbers, aux and summary. What is not named takes
-        no memory and no time; `best_params` cost a selection in every step in which a lane finds a
+        no memory and no time: without `opt_state`, nor what a state of kinopt only shows (counts,
+        speeds, statistics). `best_params` cost a selection in every step in which a lane finds a
         lower loss.
       checkpoint: a folder, new or of the same call. Seeds that have ended are added to it, and
         lanes at work are written down, every ten seconds. After a kill at any moment, or Ctrl-C,
