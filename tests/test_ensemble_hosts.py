@@ -1,18 +1,22 @@
 """Two processes, as two hosts would be: the same seeds end as they do in one."""
 
+import itertools
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+
+from kinopt import ensemble
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 HOST = """
-import sys
+import functools, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 import kinopt
 
@@ -23,7 +27,8 @@ if count > 1:
 mesh = jax.make_mesh((jax.device_count(),), ("seeds",))
 landscape = kinopt.landscapes.two_basins()
 hessians = np.stack([0.864 * np.eye(2), 1.664 * np.eye(2)])
-result = kinopt.ensemble.run(
+run = functools.partial(
+    kinopt.ensemble.run,
     landscape.fn,
     lambda key: kinopt.bbi(1e-2, f_min=1e-3, fixed_bounce_every=20, patience=750, key=key),
     jnp.array([10.0, -10.0]),
@@ -33,7 +38,14 @@ result = kinopt.ensemble.run(
     lanes=4,
     mesh=mesh,
 )
-np.savez(f"{out}/{count}-{index}", *[np.asarray(x) for x in jax.tree.leaves(result)])
+result, folder = run(), f"{out}/folder-{count}"
+for name, found in (
+    ("plain", result),
+    ("written", run(checkpoint=folder)),
+    ("read again", run(checkpoint=folder)),
+):
+    leaves = [np.asarray(x) for x in jax.tree.leaves(found)]
+    np.savez(f"{out}/{name}-{count}-{index}", *leaves)
 print("devices", jax.device_count(), "seeds", result.seed.shape[0])
 """
 
@@ -66,11 +78,16 @@ def run_hosts(count: int, devices: int, folder: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_an_ensemble_over_two_hosts_is_that_of_one(tmp_path):
+    """In numbers, through a folder that both write to, and read again from it."""
     run_hosts(1, 2, tmp_path)
     run_hosts(2, 1, tmp_path)
-    alone = np.load(tmp_path / "1-0.npz")
-    for index in (0, 1):
-        host = np.load(tmp_path / f"2-{index}.npz")
+    alone = np.load(tmp_path / "plain-1-0.npz")
+    for index, kind in itertools.product((0, 1), ("plain", "written", "read again")):
+        host = np.load(tmp_path / f"{kind}-2-{index}.npz")
         assert host.files == alone.files
         for name in alone.files:
             np.testing.assert_array_equal(host[name], alone[name])
+    one, two = (ensemble.read(tmp_path / f"folder-{count}") for count in (1, 2))
+    assert len(two.seed) == 21
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(x, y)
