@@ -220,10 +220,15 @@ def test_randomness_is_drawn_only_when_some_lane_bounces():
     states = jax.vmap(jax.vmap(lambda key: two_basin_bbi(key).init(START)))(keys(6).reshape(2, 3))
     params = jnp.broadcast_to(START, (2, 3, 2))
     jaxpr = jax.make_jaxpr(jax.vmap(jax.vmap(step)))(params, states)
-    outside = [eqn.primitive.name for eqn in jaxpr.eqns]
+
+    def inlined(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield from inlined(eqn.params["jaxpr"]) if eqn.primitive.name == "jit" else [eqn]
+
+    outside = {eqn.primitive.name: eqn for eqn in inlined(jaxpr)}
     assert "cond" in outside
     assert not any("random" in name or "threefry" in name for name in outside)
-    branches = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "cond").params["branches"]
+    branches = outside["cond"].params["branches"]
     assert "random_bits" in str(branches)
 
 
