@@ -210,3 +210,18 @@ def test_every_hamiltonian_says_that_it_has_not_moved():
         assert "has not moved" in repr(kinopt.ecd_stats(state))
         state = jax.jit(lambda s, tx=tx: tx.update(X, s, value=1.0))(state)[1]
         assert "has not moved" not in repr(kinopt.ecd_stats(state))
+
+
+def test_a_run_that_has_arrived_is_not_turned_either():
+    """A partial bounce sends it away as a whole one does, only by less."""
+    tx = kinopt.ecd(1e-3, f_min=1.0, bounces=kinopt.bounces.rotation(0.5), key=0)
+    params, gradient = jnp.ones(8), jnp.linspace(1, 2, 8)
+    _, state = tx.update(gradient, tx.init(params), params, value=2.0)
+
+    def cosine_to_before(value):
+        _, after = tx.update(1e-6 * gradient, state, params, value=value)
+        unit = [x.momentum / jnp.linalg.norm(x.momentum) for x in (state, after)]
+        return float(unit[0] @ unit[1])
+
+    assert cosine_to_before(1.5) < 0.9
+    assert cosine_to_before(1 + 5e-7) > 0.999999
