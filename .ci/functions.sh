@@ -56,3 +56,10 @@ nothing_changed() {
         return 1
     }
 }
+
+# At the end of all, however it ended: what is still at work is stopped, and the folder removed. The
+# exit status stays what it was, also where nothing is at work any more and `kill` has no argument.
+clean_up() {
+    kill $(jobs -p) 2>/dev/null || true
+    rm -rf "$checkout"
+}

@@ -40,12 +40,12 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part(TESTS, 1.5),
-    Part("speed.ensemble", 1.5),
-    Part("speed.collisions", 1.2),
-    Part("speed.steps", 0.8),
-    Part("bbi.pde", 1.5),
-    Part("ko.images", 2.5),
+    Part(TESTS, 2.0),
+    Part("speed.ensemble", 1.8),
+    Part("speed.collisions", 1.5),
+    Part("speed.steps", 0.7),
+    Part("bbi.pde", 1.2),
+    Part("ko.images", 1.8),
 )
 """In order of value."""
 
@@ -63,7 +63,8 @@ def command_of(name: str, preset: str, folder: Path | None) -> list[str]:
     """What runs a part. Tests do without `conftest.py`, whose flags are for a CPU's compiler."""
     if name == TESTS:
         file = str(ROOT / "tests" / "test_accelerator.py")
-        plain = ["--noconftest", "-p", "no:cacheprovider", "-W", "default", "-n", "4"]
+        workers = str(min(os.cpu_count() or 1, 12))
+        plain = ["--noconftest", "-p", "no:cacheprovider", "-W", "default", "-n", workers]
         return [sys.executable, "-m", "pytest", *plain, file]
     where = ["--out", str(rows_of(name, folder).absolute())] if folder else ["--commit"]
     run = [sys.executable, "-m", "benchmarks", "run", name]

@@ -30,6 +30,16 @@ def test_a_readme_command_is_run_as_it_stands(tmp_path):
     assert "the README has no command with demo" in output
 
 
+def test_cleaning_up_keeps_the_exit_status(tmp_path):
+    folder = tmp_path / "checkout"
+    begin = f"mkdir {folder}; checkout={folder}; trap clean_up EXIT; {{}}"
+    for still_at_work in ("true", "sleep 60 &"):
+        for last, expected in (("true", 0), ("exit 3", 3)):
+            script = f"{begin.format(still_at_work)}\n{last}"
+            assert status(script, tmp_path)[0] == expected
+            assert not folder.exists()
+
+
 @pytest.mark.parametrize("fault", ["false", "false; true", "false | cat", "echo $unset_name"])
 def test_what_goes_on_beside_can_fail(fault, tmp_path):
     script = "job() {{ echo began; {}; echo ended; }}; beside job; joined job"
