@@ -83,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         default="gpu",
         help="smoke: little work, on any device; default: gpu",
     )
+    accelerator.add_argument(
+        "--parts",
+        nargs="+",
+        choices=[part.name for part in gpu.PARTS],
+        metavar="PART",
+        help="in this order; default: " + " ".join(part.name for part in gpu.PARTS),
+    )
     _where(accelerator, f"a folder for rows, tables and pictures; default: {GPU_OUTPUT}/")
     _data(accelerator)
     accelerator.set_defaults(command=_gpu)
@@ -192,7 +199,9 @@ def _gpu(options: argparse.Namespace) -> int:
     _refuse_smoke(options)
     _take_data_from(options)
     folder = options.out or GPU_OUTPUT
-    return gpu.perform_parts(options.minutes, options.preset, folder, options.commit)
+    shares = {part.name: part for part in gpu.PARTS}
+    parts = [shares[name] for name in options.parts or shares]
+    return gpu.perform_parts(options.minutes, options.preset, folder, options.commit, parts)
 
 
 def _take_data_from(options: argparse.Namespace) -> None:

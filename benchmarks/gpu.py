@@ -45,6 +45,7 @@ PARTS = (
     Part("speed.collisions", 1.5),
     Part("speed.steps", 0.7),
     Part("bbi.pde", 1.2),
+    Part("evidence.residual", 3.0),
     Part("ko.images", 1.8),
 )
 """In order of value."""

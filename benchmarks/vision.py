@@ -320,7 +320,8 @@ class Trainer:
             history.seconds.append(round(time.perf_counter() - began, 3))
             history.train_loss.append(loss)
             history.accepted_fraction.append(accepted)
-            history.test_accuracy.append(self._accuracy(network, split))
+            accuracy = self.accuracy(network, split.test_images, split.test_labels)
+            history.test_accuracy.append(accuracy)
             head = network.params["head"]["kernel"].T
             history.mean_abs_cosine.append(round(float(weight_correlation(head)), 5))
             history.max_abs_cosine.append(round(float(neuron_similarity(head)), 5))
@@ -360,12 +361,13 @@ class Trainer:
             yield case, history
             checkpoint.remove(path)
 
-    def _accuracy(self, network: Network, split: Split) -> float:
-        right, count = 0, len(split.test_labels)
+    def accuracy(self, network: Network, images: np.ndarray, labels: np.ndarray) -> float:
+        """The share of images that it tells right."""
+        right, count = 0, len(labels)
         variables = {"params": network.params, "batch_stats": network.batch_stats}
         for start in range(0, count, self._batch_size):
             # The last batch is filled up from the beginning, so that there is one program.
             index = np.arange(start, start + self._batch_size) % count
-            found = np.asarray(self._predict(variables, split.test_images[index])).argmax(-1)
-            right += int((found == split.test_labels[index])[: count - start].sum())
+            found = np.asarray(self._predict(variables, images[index])).argmax(-1)
+            right += int((found == labels[index])[: count - start].sum())
         return round(right / count, 5)

@@ -37,12 +37,13 @@ SEEDS_PER_LANE = 16
 CACHE_BYTES = 2**16
 """What the lanes of a core may fill by default: its fastest cache and a little of the next."""
 
-ACCELERATOR_LANES = 2**16
-"""Most lanes by default on an accelerator."""
+ACCELERATOR_LANES = 2**18
+"""Most lanes by default on an accelerator, where a step of a few lanes takes as long as one of all:
+what takes time is to start its kernels."""
 
-MEMORY_SHARE = 8
-"""The lanes take at most this part of an accelerator's memory by default: gradients, and what the
-loss keeps for its backward pass, need the rest."""
+ACCELERATOR_BYTES = 2**28
+"""What the lanes of an accelerator may fill by default: enough to keep it busy. Gradients, and what
+the loss keeps for its backward pass, take a multiple of it."""
 
 CHUNK = 128
 """Most steps between refills by default: few lanes that are free idle for half of them."""
@@ -87,7 +88,7 @@ def _lanes(task: Task, source: Source, number: int) -> tuple[Lane, Kept]:
 
 
 def _default_lanes(lane_bytes: int, share: int, device: Device) -> int:
-    """What fits the cache or the memory; on a CPU few beside the seeds of a program.
+    """What fits the cache of a CPU, and few beside the seeds of a program; what fills a device.
 
     The last seeds of a line run in nearly empty lanes, which cost as much as full ones.
     """
@@ -95,8 +96,7 @@ def _default_lanes(lane_bytes: int, share: int, device: Device) -> int:
         fewest, most = CPU_LANES
         in_line = math.ceil(share / SEEDS_PER_LANE / 8) * 8
         return max(fewest, min(most, CACHE_BYTES // lane_bytes, in_line))
-    memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
-    return max(1, min(ACCELERATOR_LANES, memory // MEMORY_SHARE // lane_bytes))
+    return max(1, min(ACCELERATOR_LANES, ACCELERATOR_BYTES // lane_bytes))
 
 
 def _fits_one_function(task: Task, source: Source) -> bool:

@@ -99,8 +99,14 @@ def test_the_command_line_hands_on_what_it_was_given(tmp_path, monkeypatch, caps
     calls = []
     monkeypatch.setattr(commands.gpu, "perform_parts", lambda *given: calls.append(given) or 0)
     assert main(["gpu", "--preset", "smoke", "--minutes", "2", "--out", str(tmp_path)]) == 0
-    assert main(["gpu", "--commit"]) == 0
-    assert calls == [(2.0, "smoke", tmp_path, False), (9.0, "gpu", commands.GPU_OUTPUT, True)]
+    assert main(["gpu", "--commit", "--parts", "bbi.pde", TESTS]) == 0
+    parts = {part.name: part for part in gpu.PARTS}
+    assert calls == [
+        (2.0, "smoke", tmp_path, False, list(gpu.PARTS)),
+        (9.0, "gpu", commands.GPU_OUTPUT, True, [parts["bbi.pde"], parts[TESTS]]),
+    ]
+    with pytest.raises(SystemExit):
+        main(["gpu", "--parts", "no.such"])
     assert main(["gpu", "--minutes", "-1"]) == 2
     assert main(["gpu", "--commit", "--preset", "smoke"]) == 2
     assert "--minutes must be above 0, got -1" in capsys.readouterr().err

@@ -58,6 +58,8 @@ class Settings:
     cell_size: int = 128
     num_turns: int = 7
     num_large_turns: int = 6
+    schemes: tuple[str, ...] | None = None  # compared on the first layer; None: all
+    explains: bool = True  # the laws' parts, and the laws as written, are timed, too
     seed: int = 0
 
 
@@ -67,10 +69,12 @@ PRESETS = {
     ),
     "laptop": Settings(),
     "gpu": Settings(
-        neurons=(64, 256),
+        neurons=(),
         features=(),
         densities=(0.003, 0.03, 0.3),
         dtypes=("bfloat16",),
+        schemes=("soft", "hard", "hard, gaussian", "hard, matching"),
+        explains=False,
         num_turns=31,
         num_large_turns=31,
     ),
@@ -84,25 +88,21 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     layer = _Layer(s.shape, s.seed)
     few = layer.coefficient(s.density)
     size = s.cell_size
-    yield from _rows(
-        done,
-        "schemes",
-        layer,
-        {
-            "soft": soft(0.1),
-            "soft, normalized": soft(0.1, normalize=True),
-            "soft, random cells": soft(0.1, cell_size=size),
-            "soft, hashed cells": soft(0.1, cells="hash", cell_size=size),
-            "hard": hard(few),
-            "hard, Metropolis": hard(few, combine="metropolis"),
-            "hard, approaching only": hard(few, approaching_only=True),
-            "hard, no scattering": hard(few, restitution=0),
-            "hard, gaussian": hard(few, scatter="gaussian"),
-            "hard, random cells": hard(few, cell_size=size),
-            "hard, matching": hard(few, combine="matching"),
-        },
-        s.num_turns,
-    )
+    schemes = {
+        "soft": soft(0.1),
+        "soft, normalized": soft(0.1, normalize=True),
+        "soft, random cells": soft(0.1, cell_size=size),
+        "soft, hashed cells": soft(0.1, cells="hash", cell_size=size),
+        "hard": hard(few),
+        "hard, Metropolis": hard(few, combine="metropolis"),
+        "hard, approaching only": hard(few, approaching_only=True),
+        "hard, no scattering": hard(few, restitution=0),
+        "hard, gaussian": hard(few, scatter="gaussian"),
+        "hard, random cells": hard(few, cell_size=size),
+        "hard, matching": hard(few, combine="matching"),
+    }
+    names = s.schemes or tuple(schemes)
+    yield from _rows(done, "schemes", layer, {n: schemes[n] for n in names}, s.num_turns)
     large = {
         "soft": soft(0.1),
         "soft, random cells": soft(0.1, cell_size=size),
@@ -121,8 +121,9 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
             "hard, gaussian": hard(c, scatter="gaussian"),
         }
         yield from _rows(done, "density", layer, candidates, s.num_turns, wanted=density)
-    whole = {"soft": soft(0.1), "hard, matching": hard(few, combine="matching")}
-    yield from _rows(done, "parts", layer, whole | PARTS, s.num_turns)
+    if s.explains:
+        whole = {"soft": soft(0.1), "hard, matching": hard(few, combine="matching")}
+        yield from _rows(done, "parts", layer, whole | PARTS, s.num_turns)
     del layer
     shapes = {
         "neurons": [(n, s.middle[1]) for n in s.neurons],
@@ -144,6 +145,8 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
                 },
                 s.num_turns,
             )
+    if not s.explains:
+        return
     layer = _Layer(s.naive, s.seed)
     c = layer.coefficient(s.density)
     naive = {"soft as written": _naive_soft(0.1), "hard as written": _naive_hard(c, s.seed)}

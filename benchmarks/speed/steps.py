@@ -45,20 +45,21 @@ class Settings:
     head_neurons: tuple[int, int] = (10, 1000)
     num_turns: int = 9
     dtype: str = "float32"
+    optimizers: tuple[str, ...] | None = None  # None: all
     seed: int = 0
 
+
+COPY, YARDSTICK = "read and written", "adam"
+"""The parameters, with their signs changed: what the memory can do; and what others are told in."""
+
+ENERGY = (COPY, YARDSTICK, "sgd, momentum", "bbi", "isokinetic", "ecdsep, nu=0", "ecdsep")
 
 PRESETS = {
     "smoke": Settings((10_000,), 4, (4, 8), num_turns=6),
     "laptop": Settings(),
-    "gpu": Settings((50_000_000,), num_turns=51),
+    "gpu": Settings((50_000_000,), num_turns=51, optimizers=ENERGY),
     "paper": Settings(num_turns=101),
 }
-
-YARDSTICK = "adam"
-
-COPY = "read and written"
-"""The parameters, with their signs changed: what the memory can do."""
 
 OPTIMIZERS = {
     COPY: lambda: optax.stateless(lambda updates, params: jax.tree.map(lambda p: -2 * p, params)),
@@ -136,10 +137,10 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
 
         return advance
 
-    for name, make in OPTIMIZERS.items():
+    for name in settings.optimizers or OPTIMIZERS:
         if size > LARGEST.get(name, size):
             continue
-        optimizer = optax.with_extra_args_support(make())
+        optimizer = optax.with_extra_args_support(OPTIMIZERS[name]())
         states[name] = optimizer.init(params)
         calls[name] = stepper(name, optimizer)
     seconds = interleaved(calls, settings.num_turns, "updates")

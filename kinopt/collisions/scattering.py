@@ -46,6 +46,10 @@ PAIRS_PER_CHUNK = 64
 """Accepted pairs treated at once in a large layer; 16 in the head of a classifier. A draw of random
 bits has a fixed cost on a CPU, and the directions of a chunk that is not full are drawn in vain."""
 
+NUMBERS_PER_CHUNK = 2**22
+"""Of the directions drawn at once on an accelerator, where a chunk of 64 pairs takes as long as one
+of thousands: what takes time is to start its kernels."""
+
 FEW_CANDIDATES = 1024
 """A layer of 32 neurons has so many; above, comparing with all takes memory that shows in cells."""
 
@@ -121,7 +125,7 @@ def scatter_pairs(
     could drop some. The result does not depend on the size of a chunk, but for rounding.
     """
     candidates = len(accepted)
-    chunk = min(candidates, PAIRS_PER_CHUNK, max(16, candidates // 64))
+    chunk = pairs_per_chunk(candidates, g.shape[1], jax.default_backend())
     ranks = jnp.cumsum(accepted, dtype=jnp.int32)  # the n-th accepted is where this reaches n
     total = jnp.where(wanted, ranks[-1], 0)
     # Comparing with all is cheaper than a search by halves for few, to run and to compile.
@@ -144,6 +148,18 @@ def scatter_pairs(
 
     start = varying_like((jnp.zeros((), jnp.int32), change), g, total)
     return jax.lax.while_loop(more, collide, start)[1]
+
+
+def pairs_per_chunk(candidates: int, features: int, platform: str) -> int:
+    """How many accepted pairs are treated at once.
+
+    >>> pairs_per_chunk(1000**2, 2048, "cpu"), pairs_per_chunk(1000**2, 2048, "gpu")
+    (64, 2048)
+    """
+    if platform == "cpu":
+        return min(candidates, PAIRS_PER_CHUNK, max(16, candidates // 64))
+    most = max(PAIRS_PER_CHUNK, NUMBERS_PER_CHUNK // features)
+    return min(candidates, most, max(16, candidates // 8))
 
 
 def laplacian_drift(
