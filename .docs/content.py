@@ -114,10 +114,14 @@ def section(experiment: str) -> str:
     raise LookupError(f"RESULTS.md has no section about {experiment!r}")
 
 
-def cell(experiment: str, row: str, column: str) -> str:
-    """One cell of an experiment's tables: the row by its first cells, "tanh / soft / 0.1"."""
+def cell(experiment: str, row: str, column: str, device: str = "") -> str:
+    """One cell of an experiment's tables: the row by its first cells, "tanh / soft / 0.1".
+
+    The first there is, or the first of those that are headed "On 1 x DEVICE:".
+    """
     wanted = [part.strip() for part in row.split(" / ")]
-    for table in _tables(section(experiment)):
+    text = section(experiment)
+    for table in _tables(text.partition(f" x {device}:\n")[2] if device else text):
         header, *lines = table
         for line in lines:
             if column in header and line[: len(wanted)] == wanted:

@@ -17,8 +17,14 @@ RESOLUTION = 110  # dots per inch
 
 def tables(experiment: ModuleType, rows: list[Row]) -> str:
     """The tables of the runs that count, the newest first, and how to read them."""
-    parts = [experiment.table(run) for run in record.current(rows)]
+    parts = [_device(run) + experiment.table(run) for run in record.current(rows)]
     return "\n\n".join([*parts, *filter(None, [getattr(experiment, "READING", None)])])
+
+
+def _device(run: list[Row]) -> str:
+    """What a table of an accelerator's rows begins with; all others are of a CPU."""
+    device = run[0]["device"]
+    return "" if device["platform"] == "cpu" else f"On {device['count']} x {device['kind']}:\n\n"
 
 
 def headline(experiment: ModuleType, rows: list[Row]) -> str | None:

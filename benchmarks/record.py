@@ -171,7 +171,10 @@ def last(rows: list[Row], name: str) -> np.ndarray:
 
 
 def current(rows: list[Row]) -> list[list[Row]]:
-    """The last run of each preset and data set, the newest first: what nothing supersedes."""
+    """The last run of each preset and data set, the newest first: what nothing supersedes.
+
+    Runs of the preset gpu come last: they are short, on a device that few readers have.
+    """
 
     def kind(row: Row) -> tuple[str, str]:
         return row["preset"], str(row["settings"].get("data"))
@@ -180,9 +183,9 @@ def current(rows: list[Row]) -> list[list[Row]]:
     for row in rows:
         last.pop(kind(row), None)  # so that the newest run comes last
         last[kind(row)] = row["date"]
-    return [
-        [row for row in rows if (kind(row), row["date"]) == run] for run in reversed(last.items())
-    ]
+    runs = list(reversed(last.items()))
+    runs.sort(key=lambda run: run[0][0] == "gpu")
+    return [[row for row in rows if (kind(row), row["date"]) == run] for run in runs]
 
 
 def to_resume(rows: list[Row], origin: Row) -> list[Row]:

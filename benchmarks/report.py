@@ -67,7 +67,8 @@ def _state(item: Item, rows: dict[str, list[Row]]) -> str:
     module = experiments.load(name)
     headline = reading.headline(module, rows[name]) or "measured"
     link = f"[{name}](#{_anchor(name)})"
-    return f"{headline} ({link}, preset {rows[name][-1]['preset']}). {scale}".strip()
+    preset = record.current(rows[name])[0][0]["preset"]
+    return f"{headline} ({link}, preset {preset}). {scale}".strip()
 
 
 def _heading(name: str) -> str:
@@ -92,7 +93,7 @@ def _section(name: str, rows: list[Row], results: Path, draw: bool) -> str:
         reading.save_picture(name, module, rows, results)
     if reading.picture_file(name, results).exists():
         parts.append(f"![{name}](results/{name}.png)")
-    parts.append(_origin(rows[-1], name))
+    parts.append(_origin(record.current(rows)[0][-1], name))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -100,7 +101,8 @@ def _origin(row: Row, name: str) -> str:
     device = row["device"]
     versions = ", ".join(f"{package} {version}" for package, version in row["versions"].items())
     return (
-        f"[Last of all rows](results/{name}.jsonl): {row['date'][:10]}, preset {row['preset']}, "
+        f"[All rows](results/{name}.jsonl); the first table: {row['date'][:10]}, preset "
+        f"{row['preset']}, "
         f"commit {row['commit'][:12]}, {device['count']} x {device['kind']}, {versions}; settings "
         f"`{json.dumps(row['settings'])}`."
     )

@@ -133,7 +133,7 @@ def run(
       stop: params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k. For
         example `kinopt.basins.quadratic_basins(...)`. None: nothing stops a seed but `num_steps`.
       lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
-        its cache (a CPU) or memory (an accelerator) suggests.
+        fit its cache (a CPU) or keep it busy (an accelerator).
       chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.

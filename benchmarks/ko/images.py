@@ -13,7 +13,8 @@ A seed fixes weights, order and augmentation for all methods, so differences are
 Reproduces: KO, Table 1 and Fig. 3.
 Needs: laptop: mlxtend, and --data-dir with cifar10/ (JPEG); paper: CIFAR-10 and CIFAR-100, binary.
 Takes: smoke 1 min; laptop 15 min on 2 cores; paper days on one GPU.
-Scale: ResNet-18, 34 and 50 were not run: 200 epochs need a GPU, and none could be had.
+Scale: ResNet-18 was trained for four epochs, once with each of two methods: 200 epochs need hours
+  of a GPU. ResNet-34 and 50 were not run.
 """
 
 import functools
