@@ -347,7 +347,7 @@ FAULTS = {
         ("finite & (value <", "(value <"),
         ("count > 0, said", "count >= 0, said"),
         ("return value if name in self.keep else None", "return value"),
-        ("jnp.where(flag, new, old)", "new"),
+        ("trees.where(flag, new, old), lambda: old", "new, lambda: old"),
         ("problem.num_steps + 1", "problem.num_steps + 2"),
         ("jax.tree.map(jnp.conj, grad)", "grad"),
         ("jnp.where(ended, old, new)", "new"),
@@ -362,7 +362,7 @@ FAULTS = {
     "_line.py": (
         ENSEMBLE,
         ("1 + jnp.arange(number))", "jnp.arange(number))"),
-        ("jnp.where(ends, new, old)", "jnp.where(lane.ended, new, old)"),
+        ("trees.where(ends, now, kept)", "now"),
         ("lanes.ended & (lanes.seed < source.length)", "lanes.ended"),
         ("source.keys[row], given", "source.keys[0 * row], given"),
     ),

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from kinopt import trees
 from kinopt._batching import any_lane
 from kinopt._typing import PyTree
 
@@ -129,11 +130,7 @@ def lane_step(task: Task, shared: PyTree, lane: Lane, kept: Kept) -> tuple[Lane,
     outcome = jnp.asarray(outcome, jnp.int32)
     ends = ~lane.ended & ((outcome != 0) | (num_steps >= task.num_steps))
     now = Kept(num_steps, outcome, _strong(seen))
-
-    def keep():
-        return jax.tree.map(lambda new, old: jnp.where(ends, new, old), now, kept)
-
-    kept = jax.lax.cond(any_lane(ends), keep, lambda: kept)
+    kept = jax.lax.cond(any_lane(ends), lambda: trees.where(ends, now, kept), lambda: kept)
     return Lane(lane.seed, _strong(carry), num_steps, lane.ended | ends), kept
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from kinopt import trees
 from kinopt._batching import any_lane
 from kinopt._line import Line, Source, Task, advance
 from kinopt._minibatches import Minibatches
@@ -197,11 +198,7 @@ def _needed(new: PyTree, old: PyTree) -> PyTree:
 
 def _where(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """A selection that costs nothing in a step where no lane needs it."""
-
-    def select():
-        return jax.tree.map(lambda new, old: jnp.where(flag, new, old), new, old)
-
-    return jax.lax.cond(any_lane(flag), select, lambda: old)
+    return jax.lax.cond(any_lane(flag), lambda: trees.where(flag, new, old), lambda: old)
 
 
 def _finish(problem: Problem, seen: Seen) -> Seen:

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -16,6 +17,15 @@ def status(script: str, folder: pathlib.Path) -> tuple[int, str]:
     found = subprocess.run(("bash", "-c", strict), cwd=folder, capture_output=True, text=True)
     assert (found.returncode == 0) == found.stdout.endswith("went on\n"), "it stops where it fails"
     return found.returncode, found.stdout + found.stderr
+
+
+def test_every_planted_fault_has_its_place():
+    """A text to be replaced must occur once, or the list is not run at all."""
+    found = subprocess.run(
+        (sys.executable, ROOT / ".ci" / "mutants.py", "--list"), capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("  ->  ") > 200
 
 
 def test_a_readme_command_is_run_as_it_stands(tmp_path):

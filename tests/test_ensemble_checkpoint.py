@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from kinopt import _checkpoint, _engine, ensemble
+from tests.kills import KilledError, write_often
 
 ROOT = pathlib.Path(__file__).parent.parent
 run = inspect.unwrap(ensemble.run)  # as users call it, without the type checker of these tests
@@ -60,22 +61,12 @@ def assert_same(one, other):
         np.testing.assert_array_equal(x, y)
 
 
+often = pytest.fixture(autouse=True)(write_often)
+
+
 @pytest.fixture(scope="module")
 def reference():
     return run(**GIVEN)
-
-
-@pytest.fixture(autouse=True)
-def often(monkeypatch):
-    """Everything is written after every call, which is short."""
-    monkeypatch.setattr(_checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(_checkpoint, "SHARE", 0)
-    monkeypatch.setattr(_engine, "SECONDS_PER_CALL", 0.0)
-    monkeypatch.setattr(_engine, "FIRST_ROUNDS", 1)
-
-
-class KilledError(Exception):
-    """As far as the folder can tell."""
 
 
 @pytest.mark.slow
@@ -156,6 +147,7 @@ SCRIPT = """
 import sys, time
 import jax, numpy as np
 from kinopt import _checkpoint, _engine, ensemble
+from tests.kills import KilledError, write_often
 from tests.test_ensemble_checkpoint import GIVEN
 
 out, folder, paced = (*sys.argv[1:], None, None)[:3]

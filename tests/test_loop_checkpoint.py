@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from kinopt import _checkpoint, _engine, ensemble, lanes
+from kinopt import _checkpoint, ensemble, lanes
+from tests.kills import KilledError, write_often
 from tests.test_lanes import KEYS, MOST, assert_same, begin, data, walk
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -23,22 +24,12 @@ def call(folder, **change):
     return run(**{**given, "checkpoint": folder, **change})
 
 
+often = pytest.fixture(autouse=True)(write_often)
+
+
 @pytest.fixture(scope="module")
 def reference():
     return call(None)
-
-
-@pytest.fixture(autouse=True)
-def often(monkeypatch):
-    """Everything is written after every call, which is short."""
-    monkeypatch.setattr(_checkpoint, "SECONDS", 0.0)
-    monkeypatch.setattr(_checkpoint, "SHARE", 0)
-    monkeypatch.setattr(_engine, "SECONDS_PER_CALL", 0.0)
-    monkeypatch.setattr(_engine, "FIRST_ROUNDS", 1)
-
-
-class KilledError(Exception):
-    """As far as the folder can tell."""
 
 
 def kill_after(writes, monkeypatch):

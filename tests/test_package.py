@@ -53,7 +53,7 @@ LAYERS = {
     "descent_stats": {"descent_state", "isokinetic"},
     "descent": {"hamiltonians", "bounces", "descent_state", "descent_checks", "dynamics"},
     "time_step": {"_keys", "trees"},
-    "_line": {"_batching"},
+    "_line": {"_batching", "trees"},
     "_programs": set(),
     "_workers": {"_line", "_programs"},
     "_checkpoint": {"_line"},
@@ -61,7 +61,7 @@ LAYERS = {
     "_engine": {"_checkpoint", "_lane_checks", "_line", "_programs", "_workers"},
     "lanes": {"_checkpoint", "_line", "_programs", "_workers", "_engine", "_lane_checks"},
     "_minibatches": set(),
-    "_training": {"_batching", "_line", "_minibatches"},
+    "_training": {"_batching", "_line", "_minibatches", "trees"},
     "_problem": {"_lane_checks", "_programs", "_training", "_workers"},
     "ensemble": {
         "_checkpoint",
