@@ -92,11 +92,13 @@ def _lanes(tx, seeds):
     """Three steps of each seed from a start of its own."""
 
     def lane(seed):
-        params = jax.tree.map(lambda x: x * (1 + seed), parameters())
-        state = tx.init(params)
-        for _ in range(3):
+        def one(carry, _):
+            params, state = carry
             updates, state = step(tx, params, state)
-            params = optax.apply_updates(params, updates)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = jax.tree.map(lambda x: x * (1 + seed), parameters())
+        (params, state), _ = jax.lax.scan(one, (params, tx.init(params)), length=3)
         return params, kinopt.ecd_stats(state)
 
     return jax.jit(jax.vmap(lane))(seeds), lane
