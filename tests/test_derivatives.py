@@ -50,24 +50,24 @@ def tangent():
 
 
 @pytest.mark.parametrize("name", COLLISIONS | PAIRS)
-@pytest.mark.parametrize("zero_row", [False, True])
-def test_derivatives_agree_with_finite_differences(name, zero_row):
+def test_derivatives_agree_with_finite_differences(name):
     """Zero rows stay zero along the direction: a cosine has no derivative at a row of length 0."""
     with jax.enable_x64(True):
-        f, x, v = objective((COLLISIONS | PAIRS)[name]), point(zero_row), tangent()
-        _, forward = jax.jit(lambda x, v: jax.jvp(f, x, v))(x, v)
-        step = 1e-6
-        value = jax.jit(f)
-        ahead, behind = (
-            value(*jax.tree.map(lambda x, v, s=s: x + s * v, x, v)) for s in (step, -step)
-        )
-        np.testing.assert_allclose(forward, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
-        if name in PAIRS:
-            return
-        gradients = jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))(*x)
-        assert all(np.all(np.isfinite(part)) for part in gradients)
-        products = jax.tree.map(lambda a, b: jnp.sum(a * b), gradients, v)
-        np.testing.assert_allclose(sum(products), forward, rtol=1e-9)
+        f, v, step = objective((COLLISIONS | PAIRS)[name]), tangent(), 1e-6
+        slope = jax.jit(lambda x, v: jax.jvp(f, x, v)[1])
+        value, gradient = jax.jit(f), jax.jit(jax.grad(f, argnums=(0, 1, 2, 3)))
+        for x in (point(zero_row=False), point(zero_row=True)):
+            forward = slope(x, v)
+            ahead, behind = (
+                value(*jax.tree.map(lambda x, v, s=s: x + s * v, x, v)) for s in (step, -step)
+            )
+            np.testing.assert_allclose(forward, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+            if name in PAIRS:
+                continue
+            gradients = gradient(*x)
+            assert all(np.all(np.isfinite(part)) for part in gradients)
+            products = jax.tree.map(lambda a, b: jnp.sum(a * b), gradients, v)
+            np.testing.assert_allclose(sum(products), forward, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", PAIRS)
