@@ -17,7 +17,7 @@ pieces and from many, each of 40 relaxation times.
 
 Reproduces: nothing; the papers judge no mixing.
 Needs: nothing.
-Takes: smoke 20 s; laptop 3 min on 2 cores.
+Takes: smoke 20 s; laptop 5 min on 2 cores.
 Scale: chains of Metropolis' method alone, none of a descent.
 """
 
@@ -55,7 +55,7 @@ class Settings:
     barriers: tuple[float, ...] = (1.0, 3.0, 8.0, 14.0, 18.0)
     tilts: tuple[float, ...] = (0.0, 0.3)
     num_times: int = 4000
-    num_judged: int = 100
+    num_judged: int = 40
     pieces: tuple[int, ...] = (3, 5, 8, 20)
     shares: tuple[float, ...] = (0.5, 0.8)
     num_intervals: int = 4000
