@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.spatial
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,11 @@ def _ackley(x, decay):
 def _two_basins(x, epsilon=2.75e-6):
     d1, d2 = np.sum((x + 2) ** 2), np.sum((x - 2) ** 2)
     return -np.exp(-0.4 * d1) - (1 - epsilon) * np.exp(-0.8 * d2) + 1e-3 * d1 * d2 + 1
+
+
+def _lennard_jones(x):
+    distances = scipy.spatial.distance.pdist(x.reshape(-1, 3))
+    return np.sum(4 * (distances**-12.0 - distances**-6.0))
 
 
 # (landscape, its formula as the literature has it, of a NumPy vector)
@@ -86,10 +92,13 @@ CASES = {
             + (-4 + 4 * x[1] ** 2) * x[1] ** 2
         ),
     ),
+    "lennard_jones": (landscapes.lennard_jones(4), _lennard_jones),
 }
 each = pytest.mark.parametrize("name", CASES)
 UNEQUAL = {"two_basins": 1.1e-8, "two_basins, 0.1": 0.11}
 """How far apart in height the points are that are listed as minimizers."""
+FLAT = {"lennard_jones": 6}
+"""Directions in which nothing changes: translations and rotations."""
 
 
 def test_every_public_landscape_is_here():
@@ -113,7 +122,9 @@ def test_minimizers_are_minima_of_the_value_given(name):
         values.append(landscape(point))
         gradient = jax.grad(landscape)(jnp.asarray(point))
         curvatures = np.linalg.eigvalsh(jax.hessian(landscape)(jnp.asarray(point)))
-        assert curvatures[0] > 0
+        flat, firm = np.split(curvatures, [FLAT.get(name, 0)])
+        assert firm[0] > 0
+        np.testing.assert_allclose(flat, 0, atol=1e-12 * curvatures[-1])
         np.testing.assert_allclose(gradient, 0, atol=2e-14 * curvatures[-1])
     np.testing.assert_allclose(values, landscape.minimum, rtol=1e-15, atol=UNEQUAL.get(name, 1e-15))
     np.testing.assert_allclose(np.min(values), landscape.minimum, rtol=2e-15, atol=1e-20)
@@ -141,6 +152,27 @@ def test_the_formula_is_that_of_the_literature(name):
     points = np.concatenate([points, points / 10, rng.normal(size=(50, landscape.n))])
     values = jax.vmap(landscape)(points)
     np.testing.assert_allclose(values, [formula(x) for x in points], rtol=1e-12, atol=1e-13)
+
+
+# The Cambridge Cluster Database (Wales, Doye, Dullweber, Hodges, Naumkin, Calvo,
+# Hernandez-Rojas, Middleton).
+LOWEST_CLUSTERS = {
+    **{2: -1.0, 3: -3.0, 4: -6.0, 5: -9.103852, 6: -12.712062, 7: -16.505384, 8: -19.821489},
+    **{9: -24.113360, 10: -28.422532, 11: -32.765970, 12: -37.967600, 13: -44.326801},
+}
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("particles", LOWEST_CLUSTERS)
+def test_clusters_are_the_lowest_that_are_known(particles):
+    cluster = landscapes.lennard_jones(particles)
+    np.testing.assert_allclose(cluster.minimum, LOWEST_CLUSTERS[particles], atol=6e-7)
+    np.testing.assert_allclose(_lennard_jones(cluster.minimizers[0]), cluster.minimum, rtol=1e-14)
+
+
+def test_a_cluster_whose_lowest_minimum_is_not_known_here_is_refused():
+    with pytest.raises(ValueError, match=r"from 2 to 13.*got 14"):
+        landscapes.lennard_jones(14)
 
 
 @each

@@ -73,7 +73,7 @@ LAYERS = {
         "_workers",
         "_engine",
     },
-    "basins": set(),
+    "basins": {"_keys", "_lane_checks", "lanes", "layers"},
 }
 
 

@@ -1,4 +1,9 @@
-"""Basins: when a seed has found one, how often each was found, and how long a seed stays in each.
+"""Basins: which there are, how often each was found, and how long a seed stays in each.
+
+From a loss and some points, `discover` finds the minima below them, says which point belongs to
+which, and how much may not have been seen. Where minima mean the same, a symmetry says so
+(`sign_flips`, `permuted_neurons`, `rigid_motions`). Whether shares of time can be believed is
+said by `mixing`, with its reasons.
 
 Near a minimum theta_I the loss is quadratic, and in the coordinates that make its Hessian one,
 
@@ -23,18 +28,30 @@ which stay inside [0, 1] and do not collapse at k = 0. That of a ratio k_1 : k_2
 Wilson's for k_1 of k_1 + k_2 under p -> p/(1 - p).
 """
 
+from kinopt.basins.discovery import Discovered, discover
 from kinopt.basins.entries import BasinStatistics, statistics, wilson_interval, z_score
 from kinopt.basins.quadratic import quadratic_basins
 from kinopt.basins.stays import DwellState, Occupancy, dwell, occupancy
+from kinopt.basins.symmetries import permuted_neurons, rigid_motions, sign_flips
+from kinopt.basins.unseen import unseen_mass
+from kinopt.basins.verdicts import Mixing, mixing
 
 __all__ = [
     "BasinStatistics",
+    "Discovered",
     "DwellState",
+    "Mixing",
     "Occupancy",
+    "discover",
     "dwell",
+    "mixing",
     "occupancy",
+    "permuted_neurons",
     "quadratic_basins",
+    "rigid_motions",
+    "sign_flips",
     "statistics",
+    "unseen_mass",
     "wilson_interval",
     "z_score",
 ]

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from kinopt._checks import check_count, check_function, check_numbers
 from kinopt._typing import PyTree
+from kinopt.basins.entries import student_quantile
 
 __all__ = ["DwellState", "Occupancy", "dwell", "occupancy"]
 
@@ -105,6 +106,8 @@ class Occupancy(NamedTuple):
     ratio: jax.Array  # float []: label 1 to label 2
     ratio_error: jax.Array  # float []: its standard error
     num_samples: int  # independent pieces of trajectory that the errors come from
+    intervals: jax.Array  # float [labels, 2]: 95 % interval of the fractions, within [0, 1]
+    ratio_interval: jax.Array  # float [2]: of the ratio, from 0 up
 
 
 def occupancy(num_steps: ArrayLike) -> Occupancy:
@@ -118,7 +121,10 @@ def occupancy(num_steps: ArrayLike) -> Occupancy:
     f_k = sum_p T_pk / sum_pj T_pj,    error^2 = P/(P - 1) sum_p (T_pk - f_k T_p)^2 / T^2
     $$
 
-    with T_p = sum_k T_pk, T = sum_p T_p and P pieces; likewise for T_1/T_2.
+    with T_p = sum_k T_pk, T = sum_p T_p and P pieces; likewise for T_1/T_2. The intervals are those
+    of Student's distribution with P - 1 degrees of freedom: of few pieces, the error is not well
+    known itself. They take the pieces as independent, and each as long enough to be near normal;
+    whether a run moves between the basins at all is for `mixing` to judge.
 
     Args:
       num_steps: int [..., labels], the `num_steps` of a `DwellState`: leading axes of seeds and
@@ -153,4 +159,8 @@ def occupancy(num_steps: ArrayLike) -> Occupancy:
     total = jnp.sum(pieces, axis=1)
     fractions, errors = jax.vmap(ratio_of_means, (1, None))(pieces, total)
     ratio, ratio_error = ratio_of_means(pieces[:, 0], pieces[:, min(1, num_labels - 1)])
-    return Occupancy(fractions, errors, ratio, ratio_error, number)
+    half = student_quantile(number - 1) * jnp.append(errors, ratio_error)
+    middle = jnp.append(fractions, ratio)
+    most = jnp.ones_like(middle).at[-1].set(jnp.inf)
+    ends = jnp.stack([jnp.maximum(middle - half, 0), jnp.minimum(middle + half, most)], axis=-1)
+    return Occupancy(fractions, errors, ratio, ratio_error, number, ends[:-1], ends[-1])

@@ -17,6 +17,7 @@ is attained, and the box in which it is usually studied:
     booth                2        0              1
     three_hump_camel     2        0              1
     six_hump_camel       2        -1.03          2
+    lennard_jones        6 to 39  -1 to -44.3    1, and its motions and permutations
 
 An optimizer that slows down as V = loss - minimum -> 0 needs V, not just the loss, to the last
 digit. Where the textbook formula subtracts numbers that are nearly equal, it is rewritten here so
@@ -36,6 +37,7 @@ problems" (2013); Surjanovic, Bingham, "Virtual library of simulation experiment
 """
 
 from kinopt.landscapes.any_dimension import griewank, levy, rastrigin, rosenbrock, styblinski_tang
+from kinopt.landscapes.clusters import lennard_jones
 from kinopt.landscapes.landscape import Landscape
 from kinopt.landscapes.paper import ackley, two_basins, zakharov
 from kinopt.landscapes.plane import (
@@ -53,6 +55,7 @@ __all__ = [
     "booth",
     "griewank",
     "himmelblau",
+    "lennard_jones",
     "levy",
     "rastrigin",
     "rosenbrock",
