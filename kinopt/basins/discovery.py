@@ -27,12 +27,12 @@ class Discovered(NamedTuple):
     minimizers: PyTree  # like the points: [basins, ...]
     values: jax.Array  # float [basins]: loss there
     log_det: jax.Array  # float [basins]: log of the product of the Hessian's positive eigenvalues
-    log_det_error: jax.Array  # float [basins]: its standard error; 0 where it is exact
-    num_zero_modes: jax.Array  # int32 [basins]: flat directions; above 300 parameters an estimate
-    hessians: jax.Array | None  # float [basins, n, n]; None above 300 parameters
     label: jax.Array  # int32 [points]: 1-based; 0: no minimum
     unseen_mass: jax.Array  # float []: Good and Turing's estimate of the mass not seen
     unseen_bound: jax.Array  # float []: what it is below, with a confidence of 95 %
+    log_det_error: jax.Array  # float [basins]: its standard error; 0 where it is exact
+    num_zero_modes: jax.Array  # int32 [basins]: flat directions; above 300 parameters an estimate
+    hessians: jax.Array | None  # float [basins, n, n]; None above 300 parameters
 
 
 def discover(
