@@ -69,7 +69,7 @@ class Looks(NamedTuple):
 
 
 def noise_like_gradient(strength, key) -> optax.GradientTransformation:
-    """g + strength * rms(g) * normal: gradient noise that ends when learning does."""
+    """Adds strength * rms(g) * normal to g: gradient noise that ends when learning does."""
 
     def update(g, key, params=None):
         del params

@@ -31,11 +31,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.evidence._alike_reading import headline, plot, table
 from benchmarks.evidence._committee import ACTIVATIONS, METHODS, Looks, Size, train
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
 
-__all__ = ["PRESETS", "Settings", "run", "table"]
+__all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 TUNING_SEED = 99
 DIVERGED = 1e3
@@ -169,8 +170,3 @@ def _judged(case: Row, settings: Settings) -> Row:
         "log_error": log_error(looks).round(4),
         **{name: values.round(4) for name, values in means.items()},
     }
-
-
-def table(rows: list[Row]) -> str:
-    """The mean of each row."""
-    return "\n".join(f"{row['method']}: {np.mean(row['log_error']):.2f}" for row in rows)
