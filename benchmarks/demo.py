@@ -32,7 +32,7 @@ from benchmarks.train import Training
 from benchmarks.tuning import tuned_rate
 from kinopt.metrics import weight_correlation
 
-__all__ = ["PRESETS", "Settings", "plot", "run", "table"]
+__all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 PRESETS = {
     "smoke": Settings(num_seeds=2, num_steps=50, hidden=(32,)),
@@ -160,6 +160,21 @@ def table(rows: list[Row]) -> str:
         f"{rows[0]['data']}, {num_seeds} paired seeds, after {' or '.join(map(str, steps))} "
         f"steps:\n\n{table_of(['method', *HEADER], lines)}{_plain_compared(rows)}"
     )
+
+
+def headline(rows: list[Row]) -> str:
+    """The largest and the smallest of what collisions change, in one line."""
+    rows = _completed(rows)
+    changes = {
+        name: difference
+        for name, difference in picture.final_differences(rows).items()
+        if name not in {row["base"] for row in rows}
+    }
+    if not changes:
+        return "plain optimizers alone"
+    ends = sorted(changes, key=lambda name: changes[name].mean())
+    said = " to ".join(f"{mean_and_error(changes[n], '+')} ({n})" for n in (ends[0], ends[-1]))
+    return f"collisions change the test accuracy on {rows[0]['data']} by {said} points"
 
 
 def _completed(rows: list[Row]) -> list[Row]:

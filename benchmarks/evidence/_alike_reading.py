@@ -155,8 +155,8 @@ def _rule(found: list[Comparison], solved: set[tuple]) -> str:
     header = ["the rule", "tasks named", "of them gain", "of them lose", "gain unnamed", "errors"]
     return (
         f"{RULE}\n\n{table_of(header, said)}\n\nAdam's tasks, without those that the plain "
-        "optimizer solves (mean log10 error below -9.5), where nothing is left to gain; an error is "
-        "a task that is named and does not gain beyond chance, or gains and is not named. The "
+        "optimizer solves (mean log10 error below -9.5), where nothing is left to gain; an error "
+        "is a task that is named and does not gain beyond chance, or gains and is not named. The "
         "thresholds were chosen on the rows with a decayed rate."
     )
 

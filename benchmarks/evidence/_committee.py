@@ -60,12 +60,13 @@ class Size(NamedTuple):
 
 
 class Looks(NamedTuple):
-    """What was seen of the networks, [lanes, looks]."""
+    """What was seen of the networks, [lanes, looks] but for the last."""
 
     error: np.ndarray  # on fresh samples
     common: np.ndarray  # N |mean g|^2 / sum |g|^2 of the units' gradients
     cos_g: np.ndarray  # mean |cos| between the units' gradients
     cos_w: np.ndarray  # mean |cos| between their weights
+    units: np.ndarray  # [lanes, looks, units, inputs], their weights
 
 
 def noise_like_gradient(strength, key) -> optax.GradientTransformation:
@@ -234,7 +235,8 @@ def _train(method, size, activation, cosine, steps, decayed, rates, strengths, s
             carry = jax.lax.fori_loop(number * every, (number + 1) * every, step, carry)
             found, g = jax.value_and_grad(error)(carry[0], fresh)
             g, w = g["units"].T, carry[0]["units"].T
-            return carry, Looks(found, common_mode(g), weight_correlation(g), weight_correlation(w))
+            cos_g, cos_w = weight_correlation(g), weight_correlation(w)
+            return carry, Looks(found, common_mode(g), cos_g, cos_w, w)
 
         carry = params, tx.init(params)
         return jax.lax.scan(look, carry, jnp.arange(size.looks))[1]

@@ -41,14 +41,18 @@ DIMENSIONS, FEATURES, ACTIVE = 12, 32, 3
 
 
 def _sparse(world, key, number):
+    """Each feature in a sample or not, independently; `ACTIVE` of them on average."""
     which, size = jax.random.split(key)
-    order = jax.random.uniform(which, (number, FEATURES))
-    active = order <= jnp.sort(order, axis=1)[:, ACTIVE - 1 : ACTIVE]
+    active = jax.random.bernoulli(which, ACTIVE / FEATURES, (number, FEATURES))
     return (active * jax.random.uniform(size, active.shape, minval=0.5, maxval=1.5)) @ world.T
 
 
 def _top(code, k):
-    return jnp.where(code >= jax.lax.top_k(code, k)[0][:, -1:], jax.nn.relu(code), 0)
+    """The k largest of each row, where above 0; zeros elsewhere."""
+    rest = jax.lax.stop_gradient(code)
+    for _ in range(k - 1):
+        rest = jnp.where(rest >= jnp.max(rest, axis=1, keepdims=True), -jnp.inf, rest)
+    return jnp.where(code >= jnp.max(rest, axis=1, keepdims=True), jax.nn.relu(code), 0)
 
 
 def _autoencoder_loss(params, world, key, trick):
@@ -58,8 +62,7 @@ def _autoencoder_loss(params, world, key, trick):
     rest = x - sparse @ atoms.T
     found = jnp.mean(rest**2)
     if trick is not None:  # units that the batch did not use explain what is left (AuxK)
-        idle = jnp.where(jnp.any(sparse > 0, axis=0), -jnp.inf, code)
-        spare = jnp.where(jnp.isfinite(idle), _top(jnp.maximum(idle, -1e9), 4), 0)
+        spare = _top(jnp.where(jnp.any(sparse > 0, axis=0), -1e9, code), 4)
         found += trick * jnp.mean((jax.lax.stop_gradient(rest) - spare @ atoms.T) ** 2)
     return found
 

@@ -55,10 +55,10 @@ class Settings:
     """The problems, the budget of the search, and the fresh seeds."""
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
-    num_steps: int = 1000
-    num_trials: int = 16
+    num_steps: int = 500
+    num_trials: int = 12
     trial_seeds: int = 2
-    num_seeds: int = 32
+    num_seeds: int = 24
     seed: int = 0
 
 
