@@ -50,9 +50,9 @@ def _trained(row: Row, num_seeds: int) -> Looks:
     """The task with what the search chose, on other seeds than the rows'."""
     size = Size(row["units"], row["settings"]["inputs"], row["settings"]["batch"], LOOKS)
     place = row["activation"], row["cosine"], row["steps"], SCHEDULES[row["schedule"]]
-    given = (np.full(num_seeds, row["chosen"][name]) for name in ("rate", "strength"))
+    rate, strength = (np.full(num_seeds, row["chosen"][name]) for name in ("rate", "strength"))
     seeds = 500_000 + np.arange(num_seeds)
-    return train((row["base"], row["method"]), size, *place, *given, seeds)
+    return train((row["base"], row["method"]), size, *place, rate, strength, seeds)
 
 
 def committee(num_seeds: int) -> tuple[str, Figure]:

@@ -15,7 +15,7 @@ seed; a seed fixes teacher, start and batches, whatever the method.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,24 +60,24 @@ class Size(NamedTuple):
 
 
 class Looks(NamedTuple):
-    """What was seen of the networks, [lanes, looks] but for the last."""
+    """What was seen of the networks, arrays [lanes, looks] but for the last."""
 
-    error: np.ndarray  # on fresh samples
-    common: np.ndarray  # N |mean g|^2 / sum |g|^2 of the units' gradients
-    cos_g: np.ndarray  # mean |cos| between the units' gradients
-    cos_w: np.ndarray  # mean |cos| between their weights
-    units: np.ndarray  # [lanes, looks, units, inputs], their weights
+    error: Any  # on fresh samples
+    common: Any  # N |mean g|^2 / sum |g|^2 of the units' gradients
+    cos_g: Any  # mean |cos| between the units' gradients
+    cos_w: Any  # mean |cos| between their weights
+    units: Any  # [lanes, looks, units, inputs], their weights
 
 
 def noise_like_gradient(strength, key) -> optax.GradientTransformation:
     """Adds strength * rms(g) * normal to g: gradient noise that ends when learning does."""
 
-    def update(g, key, params=None):
+    def update(updates, state, params=None):
         del params
-        key, here = jax.random.split(key)
-        rms = jnp.sqrt(jnp.mean(g["units"] ** 2))
-        noise = strength * rms * jax.random.normal(here, g["units"].shape)
-        return {"units": g["units"] + noise}, key
+        state, here = jax.random.split(state)
+        g = updates["units"]
+        noise = jax.random.normal(here, g.shape) * strength * jnp.sqrt(jnp.mean(g**2))
+        return {"units": g + noise}, state
 
     return optax.GradientTransformation(lambda params: key, update)
 

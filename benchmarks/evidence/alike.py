@@ -152,14 +152,14 @@ def _judged(case: Row, settings: Settings) -> Row:
         return train(method, size, *place, rate, strength, seeds)
 
     tried = trials(*method, settings)
-    lanes = (np.repeat(values, settings.trial_seeds) for values in tried.values())
+    rate, strength = (np.repeat(values, settings.trial_seeds) for values in tried.values())
     seeds = [1000 * TUNING_SEED + n for n in range(settings.trial_seeds)] * settings.num_trials
-    found = log_error(trained(*lanes, seeds)).reshape(settings.num_trials, -1).mean(axis=1)
+    found = log_error(trained(rate, strength, seeds)).reshape(settings.num_trials, -1).mean(axis=1)
     best = int(found.argmin())
     chosen = {name: float(values[best]) for name, values in tried.items()}
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
-    lanes = (np.full(settings.num_seeds, value) for value in chosen.values())
-    looks = trained(*lanes, seeds)
+    rate, strength = (np.full(settings.num_seeds, value) for value in chosen.values())
+    looks = trained(rate, strength, seeds)
     means = {
         name: np.nanmean(getattr(looks, name), axis=0) for name in ("common", "cos_g", "cos_w")
     }

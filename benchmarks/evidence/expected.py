@@ -95,15 +95,15 @@ def _judged(name: str, method: str, settings: Settings) -> Row:
         lanes = jnp.float32(rate), jnp.float32(strength), jnp.uint32(seeds)
         return [np.asarray(x, float) for x in _train(name, method, settings.num_steps, *lanes)]
 
-    lanes = (np.repeat(values, settings.trial_seeds) for values in tried.values())
+    rate, strength = (np.repeat(values, settings.trial_seeds) for values in tried.values())
     seeds = [1000 * TUNING_SEED + n for n in range(settings.trial_seeds)] * settings.num_trials
-    score = np.nan_to_num(trained(*lanes, seeds)[0], nan=WORST, posinf=WORST)
+    score = np.nan_to_num(trained(rate, strength, seeds)[0], nan=WORST, posinf=WORST)
     found = score.reshape(settings.num_trials, -1).mean(axis=1)
     best = int(found.argmin())
     chosen = {name: float(values[best]) for name, values in tried.items()}
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
-    lanes = (np.full(settings.num_seeds, value) for value in chosen.values())
-    score, common, cos_g, cos_w = trained(*lanes, seeds)
+    rate, strength = (np.full(settings.num_seeds, value) for value in chosen.values())
+    score, common, cos_g, cos_w = trained(rate, strength, seeds)
     return {
         "trick": PROBLEMS[name].trick,
         "tried": tried,
