@@ -19,6 +19,7 @@ PAGES = {  # where a link into the repository leads on the pages
     ".github/CHANGELOG.md": "changes.md",
     ".docs/pages/choose.md": "choose.md",
     ".docs/pages/equations.md": "equations.md",
+    ".docs/pages/help.md": "help.md",
     ".docs/pages/recipes.md": "recipes.md",
     ".docs/pages/settings.md": "settings.md",
     "kinopt/layers/__init__.py": "reference/collisions.md",

@@ -14,6 +14,7 @@ from benchmarks.experiments import UsageError
 from benchmarks.progress import set_quiet
 from benchmarks.report import build
 from benchmarks.runner import perform
+from benchmarks.showcase import show
 
 __all__ = ["perform_command"]
 
@@ -157,7 +158,10 @@ def _list(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     name = "tuning" if options.tune else "demo"
     folder = RESULTS if options.commit else options.out or DEMO_OUTPUT
-    return _perform(name, options, folder / f"{name}.jsonl", {"data": options.data})
+    status = _perform(name, options, folder / f"{name}.jsonl", {"data": options.data})
+    if status == 0 and not options.tune and not options.commit and options.preset != "smoke":
+        show(folder)
+    return status
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -153,8 +153,11 @@ def test_what_is_asked_to_is_committed(folders, capsys):
 def test_the_demo_leaves_the_committed_results_alone(options, folders, monkeypatch):
     settings = dataclasses.make_dataclass("Settings", [("data", str, "")], frozen=True)()
     monkeypatch.setattr(experiments.load(""), "PRESETS", {"laptop": settings})
+    shown = []
+    monkeypatch.setattr(commands, "show", shown.append)
     results, here = folders
     assert main(["demo", *options]) == 0
+    assert shown == ([] if options else [commands.DEMO_OUTPUT])
     assert contents(results) == {"speed.steps.jsonl": ""}
     name = "tuning" if options else "demo"
     assert set(contents(here)) == {f"demo-output/{name}.jsonl", f"demo-output/{name}.md"}

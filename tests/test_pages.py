@@ -274,6 +274,12 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
 
 
 README_SAYS = (
+    "Adam {{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | plain }}; soft "
+    "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | soft }} to it, "
+    '`alike="gradients"` '
+    "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | soft, gradients }}, Muon "
+    "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | muon }}; with a trained output "
+    "at 0.8 soft {{ cell | evidence.expected | committee | soft }} |",
     "the training loss from {{ cell | ko.condensation | relu / none | loss }} to "
     "{{ cell | ko.condensation | relu / soft / 0.1 | loss }}, the mean abs. cosine from "
     "{{ cell | ko.condensation | relu / none | mean abs. cosine }} to "

@@ -1,8 +1,8 @@
 """A sphere for each tensor: where one length for all of them is behind.
 
 Every tensor goes, at each step, a share of the length that it began with. On both residual networks
-of `evidence.residual` this is better than one sphere. It takes more time on a GPU, since each tensor
-is an optimizer of its own. Biases begin at zero, and get the sphere of a tensor of entries 0.1.
+of `evidence.residual` this is better than one sphere. On a GPU it takes more time: each tensor is
+an optimizer of its own. Biases begin at zero, and get the sphere of a tensor of entries 0.1.
 """
 
 import jax

@@ -1,0 +1,202 @@
+"""How the rows of `alike` are read: paired differences, and what the rule makes of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.evidence._rule import COMMON, COS_G, COS_W, advice
+from benchmarks.markdown import table_of
+from benchmarks.record import Row
+from benchmarks.statistics import holm, mean_and_error, paired_p
+
+__all__ = ["Comparison", "comparisons", "headline", "plot", "table"]
+
+NUMBERS = ("common", "cos_g", "cos_w")
+PLACE = ("base", "schedule", "steps", "units", "activation", "cosine")
+
+
+class Comparison(NamedTuple):
+    """A method against the plain one on a task: log10 of the error, less that of plain."""
+
+    task: tuple
+    method: str
+    difference: np.ndarray  # [seeds]
+    numbers: tuple[float, float, float]  # of the plain training's end
+    sure: bool  # after Holm's correction for all
+
+    @property
+    def gains(self) -> bool:
+        """Whether the error is lower, beyond chance."""
+        return self.sure and self.difference.mean() < 0
+
+    @property
+    def loses(self) -> bool:
+        """Whether it is higher."""
+        return self.sure and self.difference.mean() > 0
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the rule would have it tried."""
+        return self.method in advice(*self.numbers)
+
+
+def _task(row: Row) -> tuple:
+    return tuple(row[name] for name in PLACE)
+
+
+def comparisons(rows: list[Row]) -> list[Comparison]:
+    """All methods against the plain one of their base, in the rows' order."""
+    plain = {_task(row): row for row in rows if row["method"] == "plain"}
+    pairs = [
+        (row, plain[_task(row)]) for row in rows if row["method"] != "plain" and _task(row) in plain
+    ]
+    differences = [np.subtract(row["log_error"], base["log_error"]) for row, base in pairs]
+    sure = holm([paired_p(difference) for difference in differences])
+    return [
+        Comparison(
+            _task(row),
+            row["method"],
+            difference,
+            tuple(base[name][-1] for name in NUMBERS),  # pyright: ignore[reportArgumentType]
+            good,
+        )
+        for (row, base), difference, good in zip(pairs, differences, sure, strict=True)
+    ]
+
+
+RULE = f"""\
+The rule: train the plain optimizer with a rate that decays to zero, and look at three numbers at
+the end. Where the common share is at least {COMMON:g} and the mean |cos| of the gradients at least
+{COS_G:g}, `alike="gradients"` is worth a search; where the mean |cos| of the weights is at least
+{COS_W:g} as well, the paper's law is. At a constant rate the first two are high in any case, and
+say little."""
+
+SOLVED = -9.5
+
+_READING = """\
+log10 of the test error at the end: of the plain optimizer, and what the others have more (less is
+better), with one standard error over {seeds} fresh seeds, which are paired. Bold: p below 0.05
+after Holm's correction for all {number} comparisons. Every method had {trials} trials of
+{trial_seeds} seeds each; an error below 1e-10 counts as 1e-10. The three numbers are those of the
+plain training at its end: the common share of the gradient, mean |cos| of the gradients and of the
+weights."""
+
+
+def table(rows: list[Row]) -> str:
+    """Every task, what it comes to for each method, and how often the rule is right."""
+    found = comparisons(rows)
+    methods = list(dict.fromkeys(c.method for c in found))
+    plain = {_task(row): row for row in rows if row["method"] == "plain"}
+    lines = []
+    for task, row in plain.items():
+        base, schedule, steps, units, activation, cosine = task
+        here = {c.method: c for c in found if c.task == task}
+        line = [f"{base}, {steps} {schedule}", f"{units} {activation}", f"{cosine:g}"]
+        line += [f"{row[name][-1]:.2f}" for name in NUMBERS]
+        line.append(f"{np.mean(row['log_error']):.2f}")
+        for method in methods:
+            c = here.get(method)
+            bold = "**" if c and c.sure else ""
+            line.append("" if c is None else f"{bold}{mean_and_error(c.difference, '+')}{bold}")
+        lines.append(line)
+    header = ["training", "units", "cosine", "common g", "cos g", "cos w", "plain", *methods]
+    settings = rows[0]["settings"]
+    reading = _READING.format(
+        seeds=settings["num_seeds"],
+        number=len(found),
+        trials=settings["num_trials"],
+        trial_seeds=settings["trial_seeds"],
+    )
+    solved = {task for task, row in plain.items() if np.mean(row["log_error"]) < SOLVED}
+    parts = table_of(header, lines), reading, _by_cosine(found, methods), _rule(found, solved)
+    return "\n\n".join(parts)
+
+
+def _by_cosine(found: list[Comparison], methods: list[str]) -> str:
+    """The mean over Adam's tasks of each cosine, with the error of their spread, and a tally."""
+    adam = [c for c in found if c.task[0] == "adam"]
+    cosines = sorted({c.task[-1] for c in adam})
+    lines = []
+    for method in methods:
+        line = [method]
+        for cosine in cosines:
+            part = [c for c in adam if c.method == method and c.task[-1] == cosine]
+            tally = f"{sum(c.gains for c in part)} gain, {sum(c.loses for c in part)} lose"
+            means = np.array([c.difference.mean() for c in part])
+            line.append(f"{mean_and_error(means, '+')} ({tally})" if part else "")
+        lines.append(line)
+    return (
+        f"{table_of(['adam and', *(f'cosine {cosine:g}' for cosine in cosines)], lines)}\n\n"
+        "Means over activations and trainings, with the standard error of their spread; on how "
+        "many the method gains or loses beyond chance."
+    )
+
+
+def _rule(found: list[Comparison], solved: set[tuple]) -> str:
+    said = []
+    for schedule in ("decayed", "constant"):
+        for method in ("soft", "soft, gradients"):
+            part = [c for c in found if c.method == method and c.task[:2] == ("adam", schedule)]
+            part = [c for c in part if c.task not in solved]
+            named = [c for c in part if c.is_named]
+            right = sum(c.gains for c in named)
+            missed = sum(c.gains for c in part) - right
+            said.append(
+                [
+                    f"{method}, {schedule} rate",
+                    f"{len(named)} of {len(part)}",
+                    f"{right}",
+                    f"{sum(c.loses for c in named)}",
+                    f"{missed}",
+                    f"{len(named) - right + missed}",
+                ]
+            )
+    header = ["the rule", "tasks named", "of them gain", "of them lose", "gain unnamed", "errors"]
+    return (
+        f"{RULE}\n\n{table_of(header, said)}\n\nAdam's tasks, without those that the plain "
+        "optimizer solves (mean log10 error below -9.5), where nothing is left to gain; an error "
+        "is a task that is named and does not gain beyond chance, or gains and is not named. The "
+        "thresholds were chosen on the rows with a decayed rate."
+    )
+
+
+def headline(rows: list[Row]) -> str:
+    """On how many of Adam's tasks with alike units, and with orthogonal ones, methods gain."""
+    found = [c for c in comparisons(rows) if c.task[0] == "adam"]
+    said = []
+    for method in ("soft", "soft, gradients", "muon"):
+        words = []
+        for name, alike in (("alike", True), ("orthogonal", False)):
+            part = [c for c in found if c.method == method and (c.task[-1] >= 0.7) == alike]
+            part = part if alike else [c for c in part if c.task[-1] == 0]
+            gains, loses = sum(c.gains for c in part), sum(c.loses for c in part)
+            words.append(f"{name} {gains} gain and {loses} lose of {len(part)}")
+        said.append(f"{method}: {', '.join(words)}")
+    return "; ".join(said)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """What soft collisions and Muon change, over the cosine of the weights at the end."""
+    found = [c for c in comparisons(rows) if c.task[0] == "adam"]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    grid = figure.subplots(1, 3, sharey=True)
+    marks = dict(zip(dict.fromkeys(c.task[4] for c in found), "osD^v", strict=False))
+    for ax, method in zip(grid, ("soft", "soft, gradients", "muon"), strict=True):
+        for activation, mark in marks.items():
+            part = [c for c in found if c.method == method and c.task[4] == activation]
+            error = [c.difference.std(ddof=1) / len(c.difference) ** 0.5 for c in part]
+            ax.errorbar(
+                [c.numbers[2] for c in part],
+                [c.difference.mean() for c in part],
+                2 * np.array(error),
+                fmt=mark,
+                ms=4,
+                lw=1,
+                label=activation,
+            )
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set(title=method, xlabel="mean |cos| of the weights, plain, at the end")
+    grid[0].set_ylabel("log10 error, less plain")
+    grid[0].legend(frameon=False, fontsize=8)
+    return figure
