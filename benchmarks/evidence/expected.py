@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 
 import kinopt
 from benchmarks.evidence._committee import COEFFICIENTS
@@ -33,7 +34,7 @@ from benchmarks.statistics import holm, paired_p
 from kinopt.collisions.rows import common_mode
 from kinopt.metrics import weight_correlation
 
-__all__ = ["PRESETS", "Settings", "headline", "run", "table"]
+__all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 TUNING_SEED = 99
 RATES = (1e-3, 0.3)
@@ -215,3 +216,21 @@ def headline(rows: list[Row]) -> str:
         if row["method"] == "soft"
     ]
     return f"soft collisions, lower is better: {', '.join(said)}"
+
+
+def plot(rows: list[Row]) -> Figure:
+    """What each method changes on each problem, with two standard errors."""
+    plain = {row["problem"]: np.array(row["score"]) for row in rows if row["method"] == "plain"}
+    figure = Figure(figsize=(2.3 * len(plain), 2.8), layout="constrained")
+    grid = figure.subplots(1, len(plain), squeeze=False)[0]
+    for ax, (problem, base) in zip(grid, plain.items(), strict=True):
+        part = [row for row in rows if row["problem"] == problem and row["method"] != "plain"]
+        for number, row in enumerate(part):
+            less = np.array(row["score"]) - base
+            ax.errorbar(number, less.mean(), 2 * less.std(ddof=1) / len(less) ** 0.5, fmt="o", ms=4)
+        names = [row["trick"] if row["method"] == "trick" else row["method"] for row in part]
+        ax.set_xticks(range(len(part)), names, rotation=30, ha="right", fontsize=7)
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set_title(problem, fontsize=9)
+    grid[0].set_ylabel("score less plain (lower is better)", fontsize=8)
+    return figure

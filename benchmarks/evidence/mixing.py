@@ -28,14 +28,24 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.markdown import table_of
 from benchmarks.progress import counted
-from benchmarks.record import NOTHING, Done, Row
+from benchmarks.record import NOTHING, Done, Row, where
 from kinopt import basins
-from kinopt.basins.verdicts import MIXED, SYMMETRY_BOUND, TRAPPED
+from kinopt.basins.verdicts import MIXED, SYMMETRY_BOUND, TRAPPED, UNDECIDED
 
-__all__ = ["PRESETS", "Settings", "headline", "relaxation_time", "run", "table", "true_share"]
+__all__ = [
+    "PRESETS",
+    "Settings",
+    "headline",
+    "plot",
+    "relaxation_time",
+    "run",
+    "table",
+    "true_share",
+]
 
 NUM_CHAINS = 8
 EQUILIBRIUM_CHAINS = 2000
@@ -205,7 +215,7 @@ Covered: intervals of `occupancy` that hold it, of the runs called mixed."""
 
 
 def _split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    return tuple([row for row in rows if row["stage"] == s] for s in ("verdicts", "coverage"))  # type: ignore
+    return where(rows, stage="verdicts"), where(rows, stage="coverage")
 
 
 def table(rows: list[Row]) -> str:
@@ -231,9 +241,7 @@ def table(rows: list[Row]) -> str:
         [f"{row['share']:g}", str(row["pieces"]), f"{row['covered'] / number:.1%}"]
         for row in covered
     ]
-    return "\n\n".join(
-        [table_of(names, lines), table_of(["share", "pieces", "covered"], parts), READING]
-    )
+    return "\n\n".join([table_of(names, lines), table_of(["share", "pieces", "covered"], parts)])
 
 
 def headline(rows: list[Row]) -> str:
@@ -249,3 +257,18 @@ def headline(rows: list[Row]) -> str:
         f"trapped chains were called mixed {false} times of {number}, trapped or symmetry-bound "
         f"{told} times; 95 % intervals cover {min(rates):.1%} to {max(rates):.1%}"
     )
+
+
+def plot(rows: list[Row]) -> Figure:
+    """How often each verdict comes, against the length of a run in relaxation times."""
+    judged = sorted(_split(rows)[0], key=lambda row: row["tau"])
+    lengths = [rows[-1]["settings"]["num_times"] / row["tau"] for row in judged]
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name in (MIXED, UNDECIDED, TRAPPED, SYMMETRY_BOUND):
+        shares = [row["verdicts"].get(name, 0) / sum(row["verdicts"].values()) for row in judged]
+        axes.plot(lengths, shares, "o", alpha=0.6, label=name)
+    axes.axvline(1, color="0.6", linewidth=1)
+    axes.set(xscale="log", xlabel="length of a run / relaxation time", ylabel="share of verdicts")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
