@@ -125,6 +125,7 @@ def two_basins(num_runs: int) -> tuple[str, Figure]:
     low, high = entry.ratio_interval
     return (
         f"{num_runs:,} seeds between two basins, {int(result.num_steps.sum()):,} steps in "
-        f"{seconds:.1f} s, after {first - seconds:.1f} s to compile: ratio of first entries {entry.ratio:.3f} ({low:.3f} to {high:.3f}).",
+        f"{seconds:.1f} s, after {first - seconds:.1f} s to compile: ratio of first entries "
+        f"{entry.ratio:.3f} ({low:.3f} to {high:.3f}).",
         figure,
     )
