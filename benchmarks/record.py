@@ -30,6 +30,7 @@ __all__ = [
     "Done",
     "Row",
     "append",
+    "budget",
     "current",
     "grouped",
     "last",
@@ -186,6 +187,14 @@ def current(rows: list[Row]) -> list[list[Row]]:
     runs = list(reversed(last.items()))
     runs.sort(key=lambda run: run[0][0] == "gpu")
     return [[row for row in rows if (kind(row), row["date"]) == run] for run in runs]
+
+
+def budget(rows: list[Row], comparisons: int) -> dict[str, int]:
+    """What the reading of an experiment whose methods search says of it: how much was compared."""
+    settings = rows[0]["settings"]
+    seeds, trials = settings["num_seeds"], settings["num_trials"]
+    each = settings["trial_seeds"]
+    return {"seeds": seeds, "number": comparisons, "trials": trials, "trial_seeds": each}
 
 
 def to_resume(rows: list[Row], origin: Row) -> list[Row]:

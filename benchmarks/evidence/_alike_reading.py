@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.evidence._rule import COMMON, COS_G, COS_W, advice
 from benchmarks.markdown import table_of
-from benchmarks.record import Row
+from benchmarks.record import Row, budget
 from benchmarks.statistics import holm, mean_and_error, paired_p
 
 __all__ = ["Comparison", "comparisons", "headline", "plot", "table"]
@@ -101,13 +101,7 @@ def table(rows: list[Row]) -> str:
             line.append("" if c is None else f"{bold}{mean_and_error(c.difference, '+')}{bold}")
         lines.append(line)
     header = ["training", "units", "cosine", "common g", "cos g", "cos w", "plain", *methods]
-    settings = rows[0]["settings"]
-    reading = _READING.format(
-        seeds=settings["num_seeds"],
-        number=len(found),
-        trials=settings["num_trials"],
-        trial_seeds=settings["trial_seeds"],
-    )
+    reading = _READING.format(**budget(rows, len(found)))
     solved = {task for task, row in plain.items() if np.mean(row["log_error"]) < SOLVED}
     parts = table_of(header, lines), reading, _by_cosine(found, methods), _rule(found, solved)
     return "\n\n".join(parts)

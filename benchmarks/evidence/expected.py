@@ -29,7 +29,7 @@ from benchmarks.evidence._expected_problems import PROBLEMS
 from benchmarks.evidence._rule import advice
 from benchmarks.markdown import table_of
 from benchmarks.progress import counted
-from benchmarks.record import NOTHING, Done, Row
+from benchmarks.record import NOTHING, Done, Row, budget
 from benchmarks.statistics import holm, paired_p
 from kinopt.collisions.rows import common_mode
 from kinopt.metrics import weight_correlation
@@ -191,13 +191,7 @@ def table(rows: list[Row]) -> str:
             ]
         )
     header = ["problem", "common g", "cos g", "cos w", "the rule says", "plain", *list(FIRST)[1:]]
-    settings = rows[0]["settings"]
-    reading = _READING.format(
-        seeds=settings["num_seeds"],
-        number=len(found),
-        trials=settings["num_trials"],
-        trial_seeds=settings["trial_seeds"],
-    )
+    reading = _READING.format(**budget(rows, len(found)))
     return f"{table_of([*header, 'which is'], lines)}\n\n{reading}"
 
 

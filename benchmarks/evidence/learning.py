@@ -48,7 +48,7 @@ from benchmarks.evidence.when import (
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row
+from benchmarks.record import NOTHING, Done, Row, budget
 from benchmarks.statistics import holm, mean_and_error, paired_p
 from benchmarks.train import Training
 
@@ -264,13 +264,7 @@ def table(rows: list[Row]) -> str:
     lines.append(["mean over tasks", "", *(mean_and_error(values, "+") for values in means)])
     level = [f"{np.mean([c.is_level for c in part]):.0%}" for part in parts.values()]
     lines.append(["level", "", *level])
-    settings = rows[0]["settings"]
-    reading = _READING.format(
-        seeds=settings["num_seeds"],
-        number=len(found),
-        trials=settings["num_trials"],
-        trial_seeds=settings["trial_seeds"],
-    )
+    reading = _READING.format(**budget(rows, len(found)))
     return "\n\n".join([table_of(["task", f"{BASE} (%)", *parts], lines), reading])
 
 

@@ -217,7 +217,6 @@ def _chosen(rows: list[Row]) -> dict[str, list[Row]]:
     chosen = {}
     for method, part in grouped(rows, "method").items():
         rates = grouped(part, "rate")
-        # A training that diverged is no better than any other.
         score = {r: np.mean([row["validation_accuracy"] for row in p]) for r, p in rates.items()}
         chosen[method] = rates[max(score, key=lambda rate: score[rate])]
     return chosen

@@ -41,7 +41,7 @@ from benchmarks.laws import summed_collision
 from benchmarks.markdown import table_of
 from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
-from benchmarks.record import NOTHING, Done, Row
+from benchmarks.record import NOTHING, Done, Row, budget
 from benchmarks.statistics import holm, mean_and_error, paired_p
 from benchmarks.train import Build, Training
 from kinopt.metrics import weight_correlation
@@ -397,13 +397,7 @@ def table(rows: list[Row]) -> str:
     header = ["task"]
     for base, name in columns:
         header += [f"{base} (%)"] * (name == "soft, head") + [f"{base}: {name}"]
-    settings = rows[0]["settings"]
-    reading = _READING.format(
-        seeds=settings["num_seeds"],
-        number=len(found),
-        trials=settings["num_trials"],
-        trial_seeds=settings["trial_seeds"],
-    )
+    reading = _READING.format(**budget(rows, len(found)))
     return "\n\n".join([table_of(header, lines), reading, _summary(found), LESSON])
 
 
