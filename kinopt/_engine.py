@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from kinopt._build import Build
 from kinopt._checkpoint import Checkpoint, as_folder, digest, opened
 from kinopt._checks import check_count, check_flag
 from kinopt._lane_checks import check_mesh
@@ -169,7 +170,7 @@ def in_order(lines: list[Line], size: int) -> Row:
 
 def _about(kind: str, task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:
     """What tells one run from another, by the arguments it comes from."""
-    program = jax.jit(functools.partial(advance, task, 1, False))
+    program = jax.jit(functools.partial(advance, task, 1, Build()))
     text = program.lower(worker.source, worker.line, np.int32(1)).as_text()
     return {
         "kind": kind,

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from kinopt import trees
-from kinopt._batching import any_lane
+from kinopt._batching import if_any_lane
+from kinopt._build import Build, outside_function
 from kinopt._typing import PyTree
 
 __all__ = [
@@ -39,9 +39,6 @@ __all__ = [
     "lane_step",
     "start",
 ]
-
-PIECE = 4
-"""Steps between two looks at how many lanes are free."""
 
 AT_ONCE = 8
 """One lane in so many is written down and refilled at once, as soon as so many are free: they wait
@@ -130,7 +127,7 @@ def lane_step(task: Task, shared: PyTree, lane: Lane, kept: Kept) -> tuple[Lane,
     outcome = jnp.asarray(outcome, jnp.int32)
     ends = ~lane.ended & ((outcome != 0) | (num_steps >= task.num_steps))
     now = Kept(num_steps, outcome, _strong(seen))
-    kept = jax.lax.cond(any_lane(ends), lambda: trees.where(ends, now, kept), lambda: kept)
+    kept = if_any_lane(ends, lambda: trees.where(ends, now, kept), lambda: kept)
     return Lane(lane.seed, _strong(carry), num_steps, lane.ended | ends), kept
 
 
@@ -192,22 +189,6 @@ def _refill(task: Task, source: Source, line: Line, number: int) -> Line:
     )
 
 
-def _single_function(function):
-    """Asks XLA's CPU compiler for one function, instead of one call for each operation in it.
-
-    An operation costs some 80 ns to call. A step of a descent is fifty of them, on a hundred lanes
-    of a few numbers each: the calls would take longer than the work. The compiler does this
-    unasked for loops on less than a kilobyte; this is how it marks them. Where a compiler does not
-    know the mark, nothing changes but the time.
-    """
-
-    def call(*arguments):
-        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            return function(*arguments)
-
-    return call
-
-
 def start(task: Task, num_lanes: int, source: Source) -> Line:
     """A line of seeds, the first of them in the lanes."""
     given = jax.tree.map(lambda x: x[0], source.starts) if task.stacked else source.starts
@@ -235,7 +216,7 @@ def start(task: Task, num_lanes: int, source: Source) -> Line:
 def advance(
     task: Task,
     chunk: int,
-    fused: bool,
+    build: Build,
     source: Source,
     line: Line,
     rounds: jax.Array,
@@ -246,34 +227,34 @@ def advance(
     Args:
       task: what the seeds have in common.
       chunk: most steps of a round, after which lanes that are free are refilled.
-      fused: compile a round into one function; see `_single_function`.
+      build: how the steps are compiled.
       source: the seeds.
       line: what has become of them.
       rounds: how many at most, int32 [].
       even: a round is of `chunk` steps. Otherwise it is over when enough lanes are free.
     """
-    piece = chunk if even else math.gcd(chunk, PIECE)
+    piece = chunk if even else math.gcd(chunk, build.piece)
     num_lanes = len(line.lanes.seed)
     enough = num_lanes if even else _at_once(num_lanes)
 
     @jax.jit
     def steps(lanes: Lane, kept: Kept) -> tuple[Lane, Kept]:
-        one = jax.vmap(functools.partial(lane_step, task, source.shared))
+        both, step, whole = build.steps(
+            functools.partial(lane_step, task, source.shared), (lanes, kept)
+        )
 
         def more(carry):
-            lanes, _, count = carry
+            (lanes, _), count = whole(carry[0]), carry[1]
             freed = jnp.sum(_freed(source, lanes), dtype=jnp.int32)
             return (count < chunk) & (freed < enough) & ~jnp.all(lanes.ended)
 
         def some(carry):
-            lanes, kept, count = carry
-            lanes, kept = jax.lax.fori_loop(0, piece, lambda _, both: one(*both), (lanes, kept))
-            return lanes, kept, count + piece
+            both, count = carry
+            return jax.lax.fori_loop(0, piece, lambda _, both: step(both), both), count + piece
 
-        with set_xla_metadata(xla_cpu_small_call=None, inlineable=None):  # not inside, too
-            if even:
-                return some((lanes, kept, 0))[:2]
-            return jax.lax.while_loop(more, some, (lanes, kept, 0))[:2]
+        with outside_function():
+            carry = both, 0
+            return whole((some(carry) if even else jax.lax.while_loop(more, some, carry))[0])
 
     def goes_on(carry):
         line, round_ = carry
@@ -281,9 +262,9 @@ def advance(
 
     def body(carry):
         line, round_ = carry
-        work = _single_function(steps) if fused else steps
-        lanes, kept = work(line.lanes, line.kept)
+        lanes, kept = build.round(steps)(line.lanes, line.kept)
         line = _collect(task, source, line._replace(lanes=lanes, kept=kept), enough)
         return _refill(task, source, line, enough), round_ + 1
 
-    return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]
+    with build.context():
+        return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]

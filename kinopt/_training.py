@@ -16,15 +16,28 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kinopt import trees
-from kinopt._batching import any_lane
+from kinopt._batching import if_any_lane
+from kinopt._build import Build
 from kinopt._line import Line, Source, Task, advance
 from kinopt._minibatches import Minibatches
 from kinopt._typing import PyTree, Scalar
+from kinopt._workers import Worker
 
-__all__ = ["FAILED", "KEEP", "RECORDS", "Problem", "Seen", "Training", "as_task", "record"]
+__all__ = [
+    "FAILED",
+    "KEEP",
+    "RECORDS",
+    "Problem",
+    "Seen",
+    "Training",
+    "as_task",
+    "record",
+    "records",
+]
 
 FAILED = -1
 """Outcome of a seed whose loss is not finite any more."""
@@ -198,7 +211,7 @@ def _needed(new: PyTree, old: PyTree) -> PyTree:
 
 def _where(flag: jax.Array, new: PyTree, old: PyTree) -> PyTree:
     """A selection that costs nothing in a step where no lane needs it."""
-    return jax.lax.cond(any_lane(flag), lambda: trees.where(flag, new, old), lambda: old)
+    return if_any_lane(flag, lambda: trees.where(flag, new, old), lambda: old)
 
 
 def _finish(problem: Problem, seen: Seen) -> Seen:
@@ -223,7 +236,7 @@ def record(
     problem: Problem,
     task: Task,
     chunk: int,
-    fused: bool,
+    build: Build,
     source: Source,
     line: Line,
     rounds: jax.Array,
@@ -234,7 +247,7 @@ def record(
       problem: what the seeds have in common.
       task: the loop of it.
       chunk: steps between two records.
-      fused: as in `advance`.
+      build: as in `advance`.
       source: the seeds.
       line: what has become of them.
       rounds: number of records, int32 [], at most `RECORDS`.
@@ -259,6 +272,16 @@ def record(
         )
         seen = params, jax.vmap(value)(params, lanes.carry.key, num_steps), num_steps
         rounds_now = (n < rounds).astype(jnp.int32)
-        return advance(task, chunk, fused, source, line, rounds_now, even=True), seen
+        return advance(task, chunk, build, source, line, rounds_now, even=True), seen
 
     return jax.lax.scan(body, line, jnp.arange(RECORDS))
+
+
+def records(worker: Worker, number: int) -> tuple[PyTree, jax.Array, jax.Array]:
+    """So many records of the lanes of a program: [lanes, records, ...]."""
+    line, blocks = worker.line, []
+    for first in range(0, number, RECORDS):
+        some = min(RECORDS, number - first)
+        line, seen = worker.program(worker.source, line, np.int32(some))
+        blocks.append(jax.tree.map(lambda x, some=some: x[:some], seen))
+    return jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1), *blocks)

@@ -18,18 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from kinopt._build import Build
 from kinopt._line import Kept, Lane, Line, Source, Task, advance, lane_step, start
 from kinopt._programs import Device, Programs, described, num_cores
 from kinopt._typing import PyTree
 
-__all__ = ["Seeds", "Worker", "devices_of", "make_workers"]
+__all__ = ["CPU_LANES", "Seeds", "Worker", "devices_of", "make_workers"]
 
 
 FEWEST_LANES = 2
 """Of a program: XLA writes other code, which rounds differently, for one."""
 
 CPU_LANES = (8, 128)
-"""Fewest and most lanes by default on a core of a CPU."""
+"""Fewest and most lanes by default on a core of a CPU. A round that is a single function has no
+more than these: XLA would split its operations among cores, which it cannot inside one."""
 
 SEEDS_PER_LANE = 16
 """Least number of seeds that come one after the other in a lane by default, on a CPU."""
@@ -37,9 +39,13 @@ SEEDS_PER_LANE = 16
 CACHE_BYTES = 2**16
 """What the lanes of a core may fill by default: its fastest cache and a little of the next."""
 
-ACCELERATOR_LANES = 2**18
+ACCELERATOR_LANES = 2**17
 """Most lanes by default on an accelerator, where a step of a few lanes takes as long as one of all:
 what takes time is to start its kernels."""
+
+ACCELERATOR_SMALL = 512
+"""Bytes of a lane up to which an accelerator takes both sides of every branch: to write all that a
+step may keep takes no longer than to ask the host whether it must."""
 
 ACCELERATOR_BYTES = 2**28
 """What the lanes of an accelerator may fill by default: enough to keep it busy. Gradients, and what
@@ -100,11 +106,14 @@ def _default_lanes(lane_bytes: int, share: int, device: Device) -> int:
 
 
 def _fits_one_function(task: Task, source: Source) -> bool:
-    """Whether a lane's step is small and simple enough for a chunk to be one function."""
+    """Whether a lane's step is small and simple enough for a round to be one function."""
     lanes, kept = _lanes(task, source, CPU_LANES[1])
 
-    def steps(shared, lanes, kept):
-        return jax.vmap(functools.partial(lane_step, task, shared))(lanes, kept)
+    def steps(shared, *lanes):
+        carried, step, _ = Build(is_small=True).steps(
+            functools.partial(lane_step, task, shared), lanes
+        )
+        return step(carried)
 
     traced = jax.jit(steps).trace(source.shared, lanes, kept)
     constants = [x for x in traced.jaxpr.consts if hasattr(x, "dtype")]
@@ -115,10 +124,14 @@ def _fits_one_function(task: Task, source: Source) -> bool:
     return flops < FUSED_FLOPS * CPU_LANES[1] and not OPAQUE.search(lowered.as_text())
 
 
-def _measured(task: Task, source: Source, device: Device) -> tuple[int, bool]:
-    """Bytes of a lane, and whether its steps are compiled into one function."""
+def _measured(task: Task, source: Source, device: Device) -> tuple[int, Build]:
+    """Bytes of a lane, and how its steps are compiled."""
     lane_bytes = _num_bytes(_lanes(task, source, 1))
-    return lane_bytes, device.platform == "cpu" and _fits_one_function(task, source)
+    if device.platform == "cpu":
+        small = _fits_one_function(task, source)
+        return lane_bytes, Build(is_small=small, is_single=small)
+    small = lane_bytes <= ACCELERATOR_SMALL
+    return lane_bytes, Build(is_small=small, is_branchless=small, piece=32 if small else 4)
 
 
 def _shares(task: Task, seeds: Seeds, number: int) -> list[Source]:
@@ -170,19 +183,20 @@ def make_workers(
       lanes: seeds side by side in one program; None: what fits.
       chunk: most steps between refills; None: `CHUNK`.
       devices: the device of each program.
-      work: task, chunk, fused, source, line, rounds -> line, and what else there is to say.
+      work: task, chunk, build, source, line, rounds -> line, and what else there is to say.
     """
     chunk = chunk or CHUNK
     shares = _shares(task, seeds, len(devices))
     size = shares[0].keys.shape[0]
     mine = [n for n, d in enumerate(devices) if d.process_index == jax.process_index()]
     sources = {n: jax.device_put(shares[n], devices[n]) for n in mine}
-    lane_bytes, small = programs.fact(
+    lane_bytes, build = programs.fact(
         ("lane", devices[0].platform, described(shares[0])),
         lambda: _measured(task, shares[0], devices[0]),
     )
     num_lanes = lanes or _default_lanes(lane_bytes, size, devices[0])
-    num_lanes = max(FEWEST_LANES, min(num_lanes, size))
+    most = min(size, CPU_LANES[1]) if build.is_single else size
+    num_lanes = max(FEWEST_LANES, min(num_lanes, most))
 
     def compiled(function, fixed, arguments, donated=()):
         given = {devices[n]: arguments[n] for n in mine}  # cores of a CPU are one device
@@ -192,5 +206,5 @@ def make_workers(
     starts = compiled(start, (num_lanes,), {n: (sources[n],) for n in mine})
     lines = {n: starts[n](sources[n]) for n in mine}
     arguments = {n: (sources[n], lines[n], np.int32(0)) for n in mine}
-    program = compiled(work, (chunk, small), arguments, donated=(1,))
+    program = compiled(work, (chunk, build), arguments, donated=(1,))
     return [Worker(program[n], sources[n], lines[n], size, n) for n in mine]

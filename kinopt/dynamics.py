@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import optax
 
 from kinopt import momenta, trees
-from kinopt._batching import any_lane
+from kinopt._batching import if_any_lane
 from kinopt._keys import typed_key
 from kinopt._typing import PyTree, Scalar
 from kinopt.descent_state import ECDState, Settings, step_lengths
@@ -195,9 +195,9 @@ def restore_or_bounce(settings: Settings, gradient: PyTree, state: ECDState, see
     def kept():
         return state.momentum, scale, scale * before + after, seen.good
 
-    # The numbers come out of the `cond`, where XLA cannot take them apart again to compute them
-    # anew at every entry.
-    return Aim(*jax.lax.cond(any_lane(draws), drawn, kept), starts=starts, found_sq=found_sq)
+    # The numbers come out of a `cond`, where XLA cannot take them apart again to compute them anew
+    # at every entry.
+    return Aim(*if_any_lane(draws, drawn, kept), starts=starts, found_sq=found_sq)
 
 
 def kick(gradient: PyTree, aim: Aim, seen: Outlook) -> tuple[PyTree, Scalar]:

@@ -28,13 +28,13 @@ for a loss with matrix products the last digits can vary with `lanes`.
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from kinopt import _engine
@@ -44,9 +44,9 @@ from kinopt._lane_checks import check_outside, outside_meshes
 from kinopt._line import Row
 from kinopt._minibatches import Minibatches, minibatches
 from kinopt._problem import as_problem
-from kinopt._training import KEEP, RECORDS, Seen, as_task, record
+from kinopt._training import KEEP, Seen, as_task, record, records
 from kinopt._typing import PyTree, Scalar
-from kinopt._workers import devices_of, make_workers
+from kinopt._workers import CPU_LANES, devices_of, make_workers
 
 __all__ = [
     "EnsembleResult",
@@ -132,8 +132,8 @@ def run(
         axis of as many entries as there are keys (more than one), and `loss_fn` takes a row, too.
       stop: params, value -> integer of shape [], 0 to go on or k > 0 to end with outcome k. For
         example `kinopt.basins.quadratic_basins(...)`. None: nothing stops a seed but `num_steps`.
-      lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
-        fit its cache (a CPU) or keep it busy (an accelerator).
+      lanes: how many seeds run side by side on a device, or on a core of a CPU (at most 128 if
+        a step is small). None: as many as fit its cache (a CPU) or keep it busy (an accelerator).
       chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.
@@ -286,14 +286,12 @@ def trajectories(
             loss_fn, optimizer, params, keys, num_steps, stacked, stop, batches, has_aux
         )
         num_seeds, num_records = seeds.keys.shape[0], 1 + problem.num_steps // steps
-        # One program, whose lanes are the seeds.
-        devices = devices_of(None, seeds.keys)[:1]
+        # Programs one after the other, whose lanes are the seeds.
+        device = devices_of(None, seeds.keys)[0]
+        most = CPU_LANES[1] if device.platform == "cpu" else num_seeds
+        devices = [device] * math.ceil(num_seeds / most)
         work = functools.update_wrapper(functools.partial(record, problem), record)
-        [worker] = make_workers(as_task(problem), programs, seeds, num_seeds, steps, devices, work)
-        line, blocks = worker.line, []
-        for first in range(0, num_records, RECORDS):
-            number = min(RECORDS, num_records - first)
-            line, seen = worker.program(worker.source, line, np.int32(number))
-            blocks.append(jax.tree.map(lambda x, number=number: x[:number], seen))
-        seeds = jax.tree.map(lambda *x: jnp.concatenate(x).swapaxes(0, 1)[:num_seeds], *blocks)
+        workers = make_workers(as_task(problem), programs, seeds, most, steps, devices, work)
+        rows = [records(worker, num_records) for worker in workers]
+        seeds = jax.tree.map(lambda *x: jnp.concatenate(x)[:num_seeds], *rows)
     return Trajectories(*seeds)

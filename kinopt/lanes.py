@@ -95,8 +95,8 @@ def run(
         `jax.jit` with a key as found in `keys`.
       keys: shape [seeds] (typed keys) or [seeds, 2] (raw ones).
       num_steps: most steps of one seed, >= 1.
-      lanes: how many seeds run side by side on a device, or on a core of a CPU. None: as many as
-        fit its cache (a CPU) or keep it busy (an accelerator).
+      lanes: how many seeds run side by side on a device, or on a core of a CPU (at most 128 if
+        a step is small). None: as many as fit its cache (a CPU) or keep it busy (an accelerator).
       chunk: most steps between refills, which come earlier where many lanes are free. None: 128.
       mesh: devices that share the seeds, whatever its axes. None: the default device, and on a CPU
         all its cores. With several processes, all call `run` with the same arguments.

@@ -80,7 +80,6 @@ def quadratic_basins(minimizers, hessians) -> Callable[[PyTree, Any], jax.Array]
         # Not a matrix product: products of a few numbers are quicker one by one, and exact.
         products = jnp.asarray(curvatures, theta.dtype) * away[:, :, None] * away[:, None, :]
         eta_sq = jnp.sum(products, axis=(1, 2))
-        nearest = jnp.argmin(eta_sq)
-        return jnp.where(eta_sq[nearest] < 1, 1 + nearest, 0).astype(jnp.int32)
+        return jnp.where(jnp.min(eta_sq) < 1, 1 + jnp.argmin(eta_sq), 0).astype(jnp.int32)
 
     return stop
