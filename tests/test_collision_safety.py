@@ -131,6 +131,17 @@ class TestStatistics:
         expected = 6 * jnp.sum(g.mean(axis=1) ** 2) / jnp.sum(g**2)
         np.testing.assert_allclose(stats.common_mode, expected, rtol=1e-5)
 
+    @both
+    def test_mean_cosine_of_gradients(self, collision):
+        """With its sign; a neuron without gradient has no direction."""
+        w, g = gas()
+        g = g.at[:, 2].set(0).at[:, 0].multiply(1e-25)
+        _, stats = collide(collision(), w, g)
+        units = np.delete(np.asarray(g, np.float64).T, 2, axis=0)
+        units /= np.linalg.norm(units, axis=1, keepdims=True)
+        expected = np.mean((units @ units.T)[~np.eye(len(units), dtype=bool)])
+        np.testing.assert_allclose(stats.mean_gradient_cosine, expected, rtol=1e-5)
+
     def test_a_gain_above_one_is_counted_and_said(self):
         w, g = gas()
         tx = kinopt.soft_collision(lambda count: jnp.where(count < 3, 5.0, 0.01))

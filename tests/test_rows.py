@@ -19,7 +19,8 @@ def test_the_unit_of_zeros_is_one():
     assert rows.squared_ratio(x, zeros) == 24
     assert rows.energy_ratio(x, zeros) == 1 + 24
     assert rows.squared_ratio(zeros, x) == rows.energy_ratio(zeros, x) == 0
-    assert rows.common_mode(zeros) == 0
+    assert rows.common_mode(zeros) == rows.mean_cosine(zeros) == 0
+    assert rows.mean_cosine(zeros.at[0].set(1)) == 0  # there is no pair
 
 
 @pytest.mark.parametrize("power", [-100, 0, 100])

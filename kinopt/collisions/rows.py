@@ -25,6 +25,7 @@ __all__ = [
     "directions",
     "energy_ratio",
     "in_rows",
+    "mean_cosine",
     "quotient",
     "row_lengths",
     "square_root",
@@ -162,6 +163,23 @@ def common_mode(g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
     mean_sq = crowd.over_features(jnp.sum(jnp.square(sums))) / neurons
     energy = crowd.over_all(jnp.sum(jnp.square(columns)))
     return mean_sq / jnp.where(energy == 0, 1, energy)
+
+
+def mean_cosine(g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
+    """The mean of cos(g_i, g_j) over pairs i != j, with its sign; 0 where there is no pair.
+
+    Rows of zeros have no direction and are left out. It takes no matrix of pairs: with unit rows u,
+    sum over i != j of u_i u_j = |sum u|^2 - n.
+
+    >>> mean_cosine(jnp.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]))
+    Array(-0.33333334, dtype=float32)
+    """
+    scaled, inverse_norm = directions(g, crowd)
+    sums = crowd.over_neurons(jnp.sum(scaled.T * inverse_norm[None], axis=1))
+    total = crowd.over_features(jnp.sum(jnp.square(sums)))
+    number = crowd.total(inverse_norm != 0)
+    pairs = (number * (number - 1)).astype(total.dtype)
+    return jnp.where(pairs == 0, 0, (total - number) / jnp.where(pairs == 0, 1, pairs))
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

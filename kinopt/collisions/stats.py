@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, UInt32
 from kinopt._checks import is_traced
 from kinopt._typing import PyTree, Scalar
 from kinopt.collisions.crowd import Crowd
-from kinopt.collisions.rows import common_mode, energy_ratio
+from kinopt.collisions.rows import common_mode, energy_ratio, mean_cosine
 
 __all__ = [
     "CollisionState",
@@ -24,7 +24,7 @@ __all__ = [
 MAXIMA = frozenset({"gain", "max_abs_cosine"})
 """Statistics of a layer that are the largest of its parts; all others are their mean."""
 
-FRAME = ("energy_ratio", "common_mode")
+FRAME = ("energy_ratio", "common_mode", "mean_gradient_cosine")
 """Statistics that are measured of any law."""
 
 
@@ -43,6 +43,7 @@ class CollisionStats(NamedTuple):
     common_mode: Scalar | None = None  # N |mean g|^2 / sum |g|^2: what all neurons have in common
     pair_effect: Scalar | None = None  # |g' - g|^2 / |g|^2 without the self term
     num_uphill: Scalar | None = None  # updates with a gain above 1, since init; soft collisions
+    mean_gradient_cosine: Scalar | None = None  # cos(g_i, g_j) over pairs of neurons, with its sign
 
     def __repr__(self) -> str:
         lines = [
@@ -74,7 +75,8 @@ class Measured(NamedTuple):
 
     def of_slice(self, after: Array, g: Array, seen: Any, crowd: Crowd) -> Array:
         """The first part of the vector, of one batch slice."""
-        return jnp.stack([energy_ratio(after, g, crowd), common_mode(g, crowd), *seen])
+        frame = energy_ratio(after, g, crowd), common_mode(g, crowd), mean_cosine(g, crowd)
+        return jnp.stack([*frame, *seen])
 
     def is_maximum(self) -> Array:
         """Which entries of the first part are the largest of the slices."""
@@ -156,6 +158,7 @@ def collision_stats(opt_state: PyTree) -> dict[str, CollisionStats]:
       common_mode: 0.998
       pair_effect: 0.00627
       num_uphill: 0
+      mean_gradient_cosine: 0.995
     """
     nodes = jax.tree.leaves(opt_state, is_leaf=_is_collision_state)
     states = [node for node in nodes if _is_collision_state(node)]
