@@ -1,5 +1,6 @@
 """A strict session: eight simulated devices, shapes and types of kinopt's functions checked."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -26,3 +27,12 @@ jaxtyping.install_import_hook("kinopt", f"{typecheck.__name__}.check")
 # Compilation makes the first example of a shape slow; that is no defect of the code under test.
 hypothesis.settings.register_profile("kinopt", deadline=None, max_examples=15, derandomize=True)
 hypothesis.settings.load_profile("kinopt")
+
+
+# Python's collector would go over all of JAX's objects again and again: a tenth of the time.
+gc.set_threshold(50_000, 20, 100)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
