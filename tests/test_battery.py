@@ -444,10 +444,17 @@ def test_lowers_for_accelerators(case: Case):
     assert exported.platforms == ("cuda", "tpu")
 
 
-@every_case
-def test_strict_promotion(case: Case):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[] if case.needs_value else slow_if(case))
+        for case in CASES
+    ],
+)
+def test_strict_promotion(case: Case, dtype):
     """With ranks and types that must agree, as some code bases ask: the same program."""
-    params, tx = parameters(jnp.bfloat16), case.make()
+    params, tx = parameters(dtype), case.make()
     value, grads = jax.value_and_grad(loss)(params)
 
     def programs():
