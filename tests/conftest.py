@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import hypothesis
 import jaxtyping
+import pytest
 
 from tests import typecheck
 
@@ -31,6 +32,14 @@ hypothesis.settings.load_profile("kinopt")
 
 # Python's collector would go over all of JAX's objects again and again: a tenth of the time.
 gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one process, where they share what is compiled."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 def pytest_collection_finish():
