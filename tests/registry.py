@@ -95,9 +95,8 @@ CASES = [
     _soft(block_size=3),
     _soft(cell_size=3, is_variant=False, same_state=True),
     _soft(cell_size=8, cells="hash", every=2),
-    _hard(
-        is_variant=False, same_state=True
-    ),  # "auto": the factor for the kernel, pairs for the stack
+    # "auto": the factor for the kernel, pairs for the stack
+    _hard(is_variant=False, same_state=True),
     _hard(coll_coef=0.99, distance="l2"),  # with raw distances 0.8 accepts no pair here
     _hard(combine="metropolis", scatter="pairs"),
     _hard(is_variant=False, combine="matching"),
