@@ -27,6 +27,7 @@ class Case:
     hyperparameter: str = "coll_coef"  # a number that inject_hyperparams can change
     rounding: float = 1e-5  # what another order of the same sums may change in an update
     is_variant: bool = False  # differs from another case inside its law only: a slow test
+    same_state: bool = False  # and arguments as another case, which is no variant, has them
     leaves: tuple[str, ...] = ("body/kernel", "stack")  # of `parameters`, that surely change
     needs_params: bool = False
     needs_value: bool = False
@@ -39,7 +40,7 @@ ONE_LEAF = {"mask": "kernel"}
 """Of a variant: what it does to two leaves takes twice as long to compile, and shows no more."""
 
 
-def _soft(is_variant=True, **options) -> Case:
+def _soft(is_variant=True, same_state=False, **options) -> Case:
     name = "-".join(["soft", *options])
     return Case(
         name,
@@ -47,12 +48,13 @@ def _soft(is_variant=True, **options) -> Case:
         {"coll_coef": 0.1, **options, **(ONE_LEAF if is_variant else {})},
         static=kinopt.static_args(kinopt.soft_collision),
         is_variant=is_variant,
+        same_state=same_state,
         leaves=("body/kernel",) if is_variant else Case.leaves,
         needs_params=True,
     )
 
 
-def _hard(is_variant=True, coll_coef=0.8, rounding=1e-5, **options) -> Case:
+def _hard(is_variant=True, same_state=False, coll_coef=0.8, rounding=1e-5, **options) -> Case:
     name = "-".join(["hard", *(str(option) for option in options.values())])
     return Case(
         name,
@@ -61,6 +63,7 @@ def _hard(is_variant=True, coll_coef=0.8, rounding=1e-5, **options) -> Case:
         static=kinopt.static_args(kinopt.hard_collision),
         rounding=rounding,
         is_variant=is_variant,
+        same_state=same_state,
         leaves=("body/kernel",) if is_variant else Case.leaves,
         needs_params=True,
     )
@@ -90,9 +93,10 @@ CASES = [
     _soft(normalize=True),
     _soft(coll_coef=None, alike="gradients"),
     _soft(block_size=3),
-    _soft(cell_size=3, is_variant=False),
+    _soft(cell_size=3, is_variant=False, same_state=True),
     _soft(cell_size=8, cells="hash", every=2),
-    _hard(is_variant=False),  # "auto": the factor for the kernel, pairs for the stack
+    # "auto": the factor for the kernel, pairs for the stack
+    _hard(is_variant=False, same_state=True),
     _hard(coll_coef=0.99, distance="l2"),  # with raw distances 0.8 accepts no pair here
     _hard(combine="metropolis", scatter="pairs"),
     _hard(is_variant=False, combine="matching"),

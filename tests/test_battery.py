@@ -33,6 +33,14 @@ every_case = pytest.mark.parametrize(
 every_kind = pytest.mark.parametrize(  # asks nothing of what differs between variants
     "case", [pytest.param(case, id=case.name) for case in CASES if not case.is_variant]
 )
+every_state = pytest.mark.parametrize(  # asks of arguments and state only, whatever the law
+    "case",
+    [
+        pytest.param(case, id=case.name)
+        for case in CASES
+        if not (case.is_variant or case.same_state)
+    ],
+)
 
 
 def assert_equal(left, right, **tolerance):
@@ -62,6 +70,19 @@ def _compiled(name: str):
 def compiled(case: Case):
     """A transformation and its compiled step, which many tests here have in common."""
     return _compiled(case.name)
+
+
+@functools.cache
+def _compiled_lanes(name: str):
+    (case,) = (case for case in CASES if case.name == name)
+    tx = case.make()
+    return tx, jax.jit(jax.vmap(lambda params, state: step(tx, params, state)))
+
+
+def lanes():
+    """Parameters of four members of a `vmap`, and one of them."""
+    params = jax.tree.map(lambda x: jnp.stack([f * x for f in (1, 0.7, 1.4, 1.2)]), parameters())
+    return params, lambda n: jax.tree.map(lambda x: x[n], params)
 
 
 def run(tx, one, params, steps=3):
@@ -96,28 +117,47 @@ FEW_TYPES = [("bfloat16", False), ("float32", True)]  # the least precise, and w
         for types in (FEW_TYPES if case.is_variant else ALL_TYPES)
     ],
 )
-def test_types_are_stable_and_one_trace_suffices(case: Case, dtype, x64):
+def test_types_are_stable(case: Case, dtype, x64):
+    """Of updates and state, from the first update on: as `scan` asks, and one trace suffices."""
     with jax.enable_x64(x64):
-        tx, params, traces = case.make(), parameters(dtype), 0
-
-        @jax.jit
-        def one(params, state):
-            nonlocal traces
-            traces += 1
-            updates, state = step(tx, params, state)
-            return optax.apply_updates(params, updates), updates, state
-
+        tx, params = case.make(), parameters(dtype)
         state = tx.init(params)
-        first = types(state)
-        for _ in range(3):
-            params, updates, state = one(params, state)
-        assert traces == 1
-        assert types(state) == first
+        updates, after = jax.eval_shape(functools.partial(step, tx), params, state)
+        assert types(after) == types(state)
         assert not any(leaf.weak_type for leaf in jax.tree.leaves(types(state)))
         shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (updates, params))
         assert shapes[0] == shapes[1]
         assert {leaf.dtype.name for leaf in jax.tree.leaves(updates)} == {dtype}
-        assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((updates, state)))
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(
+            case,
+            dtype,
+            id=f"{case.name}-{dtype}",
+            marks=slow_if(case) or ([] if dtype == "bfloat16" else [pytest.mark.slow]),
+        )
+        for case in CASES
+        for dtype in (["bfloat16"] if case.is_variant else ["bfloat16", "float16"])
+    ],
+)
+def test_narrow_types_stay_finite_and_one_trace_suffices(case: Case, dtype):
+    tx, params, traces = case.make(), parameters(dtype), 0
+
+    @jax.jit
+    def one(params, state):
+        nonlocal traces
+        traces += 1
+        updates, state = step(tx, params, state)
+        return optax.apply_updates(params, updates), updates, state
+
+    state = tx.init(params)
+    for _ in range(3):
+        params, updates, state = one(params, state)
+    assert traces == 1
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((updates, state)))
 
 
 @every_case
@@ -146,14 +186,18 @@ def test_what_only_shows_is_never_looked_at(case: Case):
     assert not np.array_equal(*map(optax.tree.norm, (blind, state)))
 
 
-@every_kind
+@every_state
 def test_extra_arguments_are_accepted(case: Case):
+    """And change nothing: the program is the same."""
     params, tx = parameters(), case.make()
-    grads = jax.grad(loss)(params)
-    state = tx.init(params)
-    plain, _ = tx.update(grads, state, params, value=loss(params))
-    extra, _ = tx.update(grads, state, params, value=loss(params), grad=grads, unheard_of=1)
-    assert_equal(plain, extra)
+
+    def program(**extra):
+        def update(grads, state, params, value):
+            return tx.update(grads, state, params, value=value, **extra)
+
+        return str(jax.make_jaxpr(update)(params, tx.init(params), params, 1.0))
+
+    assert program(grad=params, unheard_of=1) == program()
 
 
 @every_kind
@@ -186,7 +230,7 @@ def test_jit_of_init(case: Case):
     assert jax.tree.structure(abstract) == jax.tree.structure(tx.init(params))
 
 
-@every_kind
+@every_state
 def test_scan_equals_loop(case: Case):
     params, tx = parameters(), case.make()
 
@@ -202,23 +246,15 @@ def test_scan_equals_loop(case: Case):
 
 @every_case
 def test_vmap_equals_loop(case: Case):
-    tx = case.make()
-    params = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x, 1.4 * x]), parameters())
-
-    def two_steps(params):
-        state = tx.init(params)
-        for _ in range(2):
-            updates, state = step(tx, params, state)
-            params = optax.apply_updates(params, updates)
-        return params, state
-
-    together, _ = jax.jit(jax.vmap(two_steps))(params)
-    for n in range(3):
-        alone, _ = jax.jit(two_steps)(jax.tree.map(lambda x, n=n: x[n], params))
-        assert_equal(jax.tree.map(lambda x, n=n: x[n], together), alone, atol=case.rounding)
+    params, member = lanes()
+    tx, together = _compiled_lanes(case.name)
+    found, _ = run(optax.GradientTransformation(jax.vmap(tx.init), tx.update), together, params, 2)
+    for n in range(4):
+        alone, _ = run(*compiled(case), member(n), steps=2)
+        assert_equal(jax.tree.map(lambda x, n=n: x[n], found), alone, atol=case.rounding)
 
 
-@every_kind
+@every_state
 def test_donation(case: Case):
     """No buffer twice in a state, nor shared with the parameters or with the transformation."""
     params, tx = parameters(), case.make()
@@ -236,27 +272,21 @@ def test_donation(case: Case):
         assert_equal(donated, expected, atol=1e-6)
 
 
-@every_kind
-def test_inject_hyperparams_equals_direct(case: Case):
-    params = parameters()
-    injected = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
-    direct, _ = run(*compiled(case), params, steps=2)
-    through, _ = run(injected, jax.jit(functools.partial(step, injected)), params, steps=2)
-    assert_equal(through, direct, atol=case.rounding)
-
-
-@every_kind
-def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
+@every_state
+def test_inject_hyperparams_equals_direct_and_changes_without_a_new_trace(case: Case):
     params, traces = parameters(), 0
-    tx = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
-    state = tx.init(params)
+    injected = optax.inject_hyperparams(case.factory, static_args=case.static)(**case.arguments)
 
     @jax.jit
     def one(params, state):
         nonlocal traces
         traces += 1
-        return step(tx, params, state)
+        return step(injected, params, state)
 
+    direct, _ = run(*compiled(case), params, steps=2)
+    through, _ = run(injected, one, params, steps=2)
+    assert_equal(through, direct, atol=case.rounding)
+    state = injected.init(params)
     before, _ = one(params, state)
     # At zero nothing collides, or moves: another update, whatever pairs the key has drawn.
     state.hyperparams[case.hyperparameter] *= 0
@@ -266,21 +296,22 @@ def test_injected_hyperparameter_changes_without_a_new_trace(case: Case):
         assert not np.array_equal(at(before, path), at(after, path))
 
 
-@every_kind
+@every_state
 def test_multi_steps_sees_the_mean_gradient(case: Case):
     params = parameters()
-    tx, accumulated = case.make(), optax.MultiSteps(case.make(), 2)
+    (tx, one), accumulated = compiled(case), optax.MultiSteps(case.make(), 2)
     value, grads = jax.value_and_grad(loss)(params)
-    direct, _ = tx.update(grads, tx.init(params), params, value=value)
+    direct, _ = one(params, tx.init(params))
+    update = jax.jit(lambda grads, state: accumulated.update(grads, state, params, value=value))
     state = accumulated.init(params)
     halves = [jax.tree.map(lambda x, f=f: f * x, grads) for f in (0.5, 1.5)]
-    nothing, state = accumulated.update(halves[0], state, params, value=value)
-    together, state = accumulated.update(halves[1], state, params, value=value)
+    nothing, state = update(halves[0], state)
+    together, state = update(halves[1], state)
     assert all(not bool(jnp.any(x)) for x in jax.tree.leaves(nothing))
     assert_equal(together, direct, atol=case.rounding)
 
 
-@every_kind
+@every_state
 def test_masked_and_partition_leave_the_rest_alone(case: Case):
     params = parameters()
     grads = jax.grad(loss)(params)
@@ -314,8 +345,20 @@ def test_flax_serialization_resumes_bit_for_bit(case: Case):
     assert_equal(one(params, restored), one(params, state))
 
 
-@every_case
-@on_a_mesh
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        pytest.param(
+            case,
+            kind,
+            id=f"{kind}-{case.name}",
+            marks=[pytest.mark.slow] if case.is_variant or kind is AxisType.Auto else [],
+        )
+        for case in CASES
+        for kind in (AxisType.Explicit, AxisType.Auto)
+        if kind is AxisType.Explicit or not case.is_variant  # laws know nothing of the kind
+    ],
+)
 def test_sharded_equals_whole(case: Case, kind):
     params, (tx, one) = parameters(), compiled(case)
     value, grads = jax.value_and_grad(loss)(params)
@@ -338,7 +381,7 @@ def test_sharded_equals_whole(case: Case, kind):
             assert types(after) == types(state)
 
 
-@every_kind
+@every_state
 def test_sharded_init_with_out_shardings(case: Case):
     """The recipe for a state that lands where its parameters are."""
     params, tx = parameters(), case.make()
@@ -401,20 +444,34 @@ def test_lowers_for_accelerators(case: Case):
     assert exported.platforms == ("cuda", "tpu")
 
 
-@every_case
-def test_strict_promotion(case: Case):
-    """With ranks and types that must agree, as some code bases ask."""
-    params, tx = parameters(jnp.bfloat16), case.make()
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=[] if case.needs_value else slow_if(case))
+        for case in CASES
+    ],
+)
+def test_strict_promotion(case: Case, dtype):
+    """With ranks and types that must agree, as some code bases ask: the same program."""
+    params, tx = parameters(dtype), case.make()
     value, grads = jax.value_and_grad(loss)(params)
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+
+    def programs():
         state = tx.init(params)
-        updates, state = jax.jit(tx.update)(grads, state, params, value=value)
-        jax.jit(tx.update)(grads, state, params, value=value)
-    expected, _ = jax.jit(tx.update)(grads, tx.init(params), params, value=value)
-    assert_equal(updates, expected, atol=0.05)
+
+        def update(grads, state, params, value):
+            return tx.update(grads, state, params, value=value)
+
+        first, (_, state) = jax.make_jaxpr(update, return_shape=True)(grads, state, params, value)
+        return str(first), str(jax.make_jaxpr(update)(grads, state, params, value))
+
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        strict = programs()
+    assert strict == programs()
 
 
-@every_kind
+@every_state
 @on_a_mesh
 def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
     """Flax copies a parameter's metadata onto whatever stands in its place in the state."""
@@ -445,7 +502,7 @@ def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
         assert list(kinopt.collision_stats(optimizer.opt_state)) == ["kernel"]
 
 
-@every_kind
+@every_state
 @on_a_mesh
 def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
     """The recipe of Flax: the sharding of a whole train state, from the boxes of its parameters."""
@@ -486,15 +543,12 @@ def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
 @every_kind
 def test_spmd_axis_name(case: Case):
     """Members of a `vmap` spread over a mesh axis, as a pipeline or an ensemble has them."""
-    tx = case.make()
-    params = jax.tree.map(lambda x: jnp.stack([x, 0.7 * x]), parameters())
-
-    def one(params):
-        updates, _ = step(tx, params, tx.init(params))
-        return updates
-
-    expected = jax.jit(jax.vmap(one))(params)
-    mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+    params, _ = lanes()
+    tx, together = _compiled_lanes(case.name)
+    state = jax.vmap(tx.init)(params)
+    expected, _ = together(params, state)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     with jax.set_mesh(mesh):
-        parts = jax.device_put(params, NamedSharding(mesh, P("x")))
-        assert_equal(jax.jit(jax.vmap(one, spmd_axis_name="x"))(parts), expected, atol=1e-5)
+        parts = jax.device_put((params, state), NamedSharding(mesh, P("x")))
+        spread = jax.jit(jax.vmap(lambda p, s: step(tx, p, s)[0], spmd_axis_name="x"))
+        assert_equal(spread(*parts), expected, atol=1e-5)

@@ -32,6 +32,21 @@ def collide(tx, w, g):
     return after, next(iter(kinopt.collision_stats(state).values()))
 
 
+@functools.cache
+def _hard(**options):
+    def update(g, state, w, coll_coef):
+        return kinopt.hard_collision(coll_coef, **options).update(g, state, w)
+
+    return jax.jit(update)
+
+
+def collided(coll_coef, w, g, **options):
+    """By a hard collision of any strength, compiled once."""
+    state = kinopt.hard_collision(coll_coef, **options).init(w)
+    after, state = _hard(**options)(g, state, w, coll_coef)
+    return after, next(iter(kinopt.collision_stats(state).values()))
+
+
 class TestDefaults:
     """The safe ones, and how the paper's laws are asked for."""
 
@@ -89,19 +104,17 @@ class TestDefaults:
     def test_auto_is_one_of_the_two(self, coll_coef):
         """Which one follows the number of accepted pairs, and not the block size."""
         w, g = gas(neurons=24, features=6)
-        auto, stats = collide(kinopt.hard_collision(coll_coef), w, g)
+        auto, stats = collided(coll_coef, w, g)
         many = stats.accepted_fraction * 24 * 23 / 2 > 2 * 24 + 24 * 23 // 200
         scatter = "gaussian" if many else "pairs"
-        expected, _ = collide(kinopt.hard_collision(coll_coef, scatter=scatter), w, g)
+        expected, _ = collided(coll_coef, w, g, scatter=scatter)
         np.testing.assert_allclose(auto, expected, atol=1e-6)
-        blocks, _ = collide(kinopt.hard_collision(coll_coef, block_size=5), w, g)
+        blocks, _ = collided(coll_coef, w, g, block_size=5)
         np.testing.assert_allclose(auto, blocks, atol=1e-5)
 
     def test_auto_meets_both_kinds(self):
         w, g = gas(neurons=24, features=6)
-        fractions = [
-            float(collide(kinopt.hard_collision(c), w, g)[1].accepted_fraction) for c in (0.3, 0.99)
-        ]
+        fractions = [float(collided(c, w, g)[1].accepted_fraction) for c in (0.3, 0.99)]
         limit = (2 * 24 + 24 * 23 // 200) / (24 * 23 / 2)
         assert fractions[0] < limit < fractions[1]
 

@@ -14,13 +14,11 @@ NAMES = ("x0", "x1", "x2", "learning_rate", "f_min", "extra_energy")
 
 FAMILY = {
     "paper": kinopt.bbi,
-    "leapfrog": lambda *args, **more: kinopt.bbi(*args, integrator="leapfrog", **more),
-    "bouncing": lambda *args, **more: kinopt.bbi(
+    "leapfrog, bouncing": lambda *args, **more: kinopt.bbi(
         *args, fixed_bounce_every=1, num_fixed_bounces=None, integrator="leapfrog", **more
     ),
     "massive": lambda *args, **more: kinopt.ecd(*args, hamiltonians.massive(), **more),
     "logarithmic": lambda *args, **more: kinopt.ecd(*args, hamiltonians.logarithmic(), **more),
-    "separable": lambda *args, **more: kinopt.ecd(*args, hamiltonians.separable(), **more),
     "ecdsep": lambda *args, **more: kinopt.ecdsep(*args, eta=2.0, nu=1e-2, **more),
 }
 

@@ -65,11 +65,12 @@ def assert_same(one, other):
 
 def test_a_seed_is_what_a_plain_loop_makes_of_it(reference):
     look = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    rows = jax.jit(ROWS)
     assert set(reference.outcome.tolist()) == {0, 1}
     for n in range(4):
         w, values = jnp.array(0.0), []
         for step in range(STEPS + 1):
-            (value, aux), grad = look(w, ROWS(KEYS[n], step))
+            (value, aux), grad = look(w, rows(KEYS[n], step))
             values.append(float(value))
             if step == STEPS or (step and int(stop(w, value))):
                 break
@@ -148,14 +149,14 @@ class TestMinibatches:
     def test_every_row_once_an_epoch(self, number, size):
         rows = ensemble.minibatches(np.arange(number), size)
         steps = jnp.arange(2 * (number // size))
-        seen = jax.vmap(lambda step: rows(KEYS[0], step))(steps).reshape(2, number)
+        seen = jax.jit(jax.vmap(lambda step: rows(KEYS[0], step)))(steps).reshape(2, number)
         assert np.sort(seen).tolist() == [list(range(number))] * 2
         if number > 1:
             assert (seen[0] != seen[1]).any()
 
     def test_other_rows_are_left_over(self):
         rows = ensemble.minibatches(np.arange(7), 3)
-        seen = jax.vmap(lambda step: rows(KEYS[0], step))(jnp.arange(40)).reshape(20, 6)
+        seen = jax.jit(jax.vmap(lambda step: rows(KEYS[0], step)))(jnp.arange(40)).reshape(20, 6)
         assert all(len(set(epoch)) == 6 for epoch in seen.tolist())
         assert len({21 - sum(epoch) for epoch in seen.tolist()}) > 4
 
@@ -167,13 +168,14 @@ class TestMinibatches:
         assert np.sum((counts - 100) ** 2 / 100) < 119 + 4 * np.sqrt(2 * 119)
 
     def test_large_data(self):
-        places = permuted(KEYS[0], jnp.arange(200), 60_000)
+        places = jax.jit(permuted, static_argnums=2)(KEYS[0], jnp.arange(200), 60_000)
         assert len(set(places.tolist())) == 200
         assert 0 <= int(places.min()) < 3000 < 57_000 < int(places.max()) < 60_000
 
     def test_keys_differ_by_seed_and_step(self):
+        rows = jax.jit(ROWS)
         drawn = {
-            tuple(jax.random.key_data(ROWS(key, step)[1]).tolist())
+            tuple(jax.random.key_data(rows(key, step)[1]).tolist())
             for key in KEYS[:3]
             for step in range(3)
         }

@@ -18,6 +18,15 @@ UP = optax.GradientTransformation(lambda params: (), lambda g, s, p=None: (jnp.o
 """It adds one at every step, so that a parameter tells the time."""
 
 
+def rising(x):
+    """A loss; programs of the same functions are compiled once."""
+    return x
+
+
+def from_zero_on(x, value):
+    return jnp.where(x >= 0, 1, 0)
+
+
 def clock(loss_fn, starts, **options):
     """Runs from these starts, one unit a step."""
     starts = jnp.asarray(starts, float)
@@ -49,10 +58,10 @@ def test_a_seed_that_turns_non_finite_failed_wherever_it_was(chunk, lanes):
 
 def test_the_best_value_counts_the_start_and_the_end():
     """Rising, falling, and a valley: the lowest is at the start, at the end, in the middle."""
-    assert clock(lambda x: x, [2.0, 3.0]).best_value.tolist() == [2.0, 3.0]
+    assert clock(rising, [2.0, 3.0]).best_value.tolist() == [2.0, 3.0]
     assert clock(lambda x: 20 - x, [2.0, 3.0]).best_value.tolist() == [9.0, 8.0]
     assert clock(lambda x: (x - 5) ** 2, [2.0, 3.0]).best_value.tolist() == [0.0, 0.0]
-    assert clock(lambda x: x, [2.0], num_steps=0).best_value.tolist() == [2.0]
+    assert clock(rising, [2.0], num_steps=0).best_value.tolist() == [2.0]
 
 
 def test_the_best_parameters_are_those_of_the_best_value():
@@ -69,7 +78,7 @@ def test_the_best_parameters_are_those_of_the_best_value():
 @pytest.mark.parametrize("num_steps", [0, 1, 4, 5])
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_num_steps_is_the_number_of_updates(num_steps, chunk):
-    result = clock(lambda x: x, [1.0, 2.0, 3.0], num_steps=num_steps, chunk=chunk)
+    result = clock(rising, [1.0, 2.0, 3.0], num_steps=num_steps, chunk=chunk)
     assert result.params.tolist() == [1.0 + num_steps, 2.0 + num_steps, 3.0 + num_steps]
     assert result.value.tolist() == result.params.tolist()
     assert result.num_steps.tolist() == [num_steps] * 3
@@ -80,10 +89,10 @@ def test_num_steps_is_the_number_of_updates(num_steps, chunk):
 def test_a_stop_rule_wins_over_the_last_step_and_loses_to_a_failure(chunk):
     """Asked from the first update on, at the last one too."""
     stop = lambda x, value: jnp.where(x >= 9, 5, jnp.where(x >= 8, 2, 0))  # noqa: E731
-    result = clock(lambda x: x, [0.0, 5.0, 8.0, 9.0], num_steps=8, stop=stop, chunk=chunk)
+    result = clock(rising, [0.0, 5.0, 8.0, 9.0], num_steps=8, stop=stop, chunk=chunk)
     assert result.outcome.tolist() == [2, 2, 5, 5]
     assert result.num_steps.tolist() == [8, 3, 1, 1]
-    never = clock(lambda x: x, [0.0, 5.0], num_steps=2, stop=stop, chunk=chunk)
+    never = clock(rising, [0.0, 5.0], num_steps=2, stop=stop, chunk=chunk)
     assert never.outcome.tolist() == [0, 0]
     both = clock(lambda x: jnp.where(x >= 8, jnp.nan, x), [0.0], num_steps=8, stop=stop)
     assert both.outcome.tolist() == [-1]
@@ -93,8 +102,7 @@ def test_a_stop_rule_wins_over_the_last_step_and_loses_to_a_failure(chunk):
 def test_seeds_come_back_in_the_order_of_their_keys(lanes):
     """Seeds of very unequal length, that end in another order than they started."""
     lengths = np.array([9, 1, 7, 2, 2, 8, 3, 1, 6, 1, 5])
-    stop = lambda x, value: jnp.where(x >= 0, 1, 0)  # noqa: E731
-    result = clock(lambda x: x, -lengths, stop=stop, lanes=lanes, num_steps=50, chunk=2)
+    result = clock(rising, -lengths, stop=from_zero_on, lanes=lanes, num_steps=50, chunk=2)
     assert result.num_steps.tolist() == lengths.tolist()
     assert result.seed.tolist() == list(range(11))
     np.testing.assert_allclose(result.best_value, -lengths.astype(float))
@@ -110,9 +118,8 @@ def test_an_interrupted_run_keeps_the_order(monkeypatch):
 
     monkeypatch.setattr(_engine, "drive", cut)
     lengths = np.array([9, 1, 7, 2, 2, 8, 3, 1, 6, 1, 5, 4, 4, 9, 9, 1])
-    stop = lambda x, value: jnp.where(x >= 0, 1, 0)  # noqa: E731
     with pytest.warns(UserWarning, match="Interrupted: .* of 16 seeds"):
-        result = clock(lambda x: x, -lengths, stop=stop, chunk=2, num_steps=50)
+        result = clock(rising, -lengths, stop=from_zero_on, chunk=2, num_steps=50)
     assert 0 < len(result.seed) < 16
     assert (np.diff(result.seed) > 0).all()
     assert result.num_steps.tolist() == lengths[result.seed].tolist()
@@ -196,18 +203,35 @@ class TestComplex:
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize(("shape", "number"), [((3,), 7), ((2, 2), 7), ((2, 4), 3)], ids=str)
-def test_seeds_over_meshes_of_any_shape(shape, number, kind):
+@pytest.mark.parametrize(
+    ("shape", "number", "lengths"),
+    [((3,), 7, [3, 3, 1]), ((2, 2), 7, [2, 2, 2, 1]), ((2, 2), 3, [1, 1, 1, 0])],
+    ids=str,
+)
+def test_seeds_over_meshes_of_any_shape(shape, number, lengths, kind, monkeypatch):
     """Seven or three seeds never divide evenly; with more devices than seeds some have none."""
+    made = []
+    real = _engine.make_workers
+    monkeypatch.setattr(_engine, "make_workers", lambda *a: made.extend(real(*a)) or made)
     devices = np.array(jax.devices()[: math.prod(shape)]).reshape(shape)
     mesh = Mesh(devices, ("a", "b", "c")[: len(shape)], axis_types=(kind,) * len(shape))
     starts = np.arange(1.0, 1 + number)
-    result = clock(lambda x: x, starts, mesh=mesh, num_steps=3)
+    result = clock(rising, starts, mesh=mesh, num_steps=3)
     assert result.params.tolist() == (starts + 3).tolist()
     assert result.seed.tolist() == list(range(number))
+    where = [next(iter(worker.source.length.devices())) for worker in made]
+    assert where == list(mesh.devices.flat)
+    assert [int(worker.source.length) for worker in made] == lengths
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_a_mesh_that_is_set_changes_nothing(kind):
+    mesh = jax.make_mesh((1, 2), ("a", "b"), axis_types=(kind,) * 2)
+    starts = np.arange(1.0, 4)
+    expected = clock(rising, starts, mesh=mesh, num_steps=3)
     with jax.set_mesh(mesh):
-        again = clock(lambda x: x, starts, mesh=mesh, num_steps=3)
-    jax.tree.map(np.testing.assert_array_equal, again, result)
+        found = clock(lambda x: x, starts, mesh=mesh, num_steps=3)  # compiled anew
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_a_lane_may_be_spread_by_vmap():
@@ -230,14 +254,10 @@ def test_a_lane_may_be_spread_by_vmap():
     np.testing.assert_allclose(spread, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("setting", ["jax_numpy_rank_promotion", "jax_numpy_dtype_promotion"])
-def test_under_strict_promotion(setting):
-    strict = {
-        "jax_numpy_rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
-        "jax_numpy_dtype_promotion": lambda: jax.numpy_dtype_promotion("strict"),
-    }[setting]
+def test_under_strict_promotion():
+    """Of ranks and of types."""
     basins = kinopt.landscapes.two_basins()
-    with strict():
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         stop = kinopt.basins.quadratic_basins(basins.minimizers, [np.eye(2), 2 * np.eye(2)])
         dwell = kinopt.basins.dwell(stop, 2, num_steps=4, burn_in=1, num_blocks=3)
         arguments = basins.fn, optax.chain(dwell, UP), jnp.array([-4.0, -4.0]), KEYS

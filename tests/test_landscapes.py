@@ -1,5 +1,7 @@
 """Landscapes: what is known of their minima, textbook formulas, derivatives, float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +103,12 @@ FLAT = {"lennard_jones": 6}
 """Directions in which nothing changes: translations and rotations."""
 
 
+@functools.cache
+def compiled(name):
+    """Values and gradients of points."""
+    return jax.jit(jax.vmap(jax.value_and_grad(CASES[name][0])))
+
+
 def test_every_public_landscape_is_here():
     assert {name.partition(",")[0] for name in CASES} == set(landscapes.__all__) - {"Landscape"}
 
@@ -116,12 +124,11 @@ def _float64():
 def test_minimizers_are_minima_of_the_value_given(name):
     landscape, _ = CASES[name]
     low, high = landscape.domain
-    values = []
-    for point in landscape.minimizers:
-        assert np.all((low < point) & (point < high))
-        values.append(landscape(point))
-        gradient = jax.grad(landscape)(jnp.asarray(point))
-        curvatures = np.linalg.eigvalsh(jax.hessian(landscape)(jnp.asarray(point)))
+    values, gradients = compiled(name)(landscape.minimizers)
+    hessians = jax.jit(jax.vmap(jax.hessian(landscape)))(landscape.minimizers)
+    assert np.all((low < landscape.minimizers) & (landscape.minimizers < high))
+    for gradient, hessian in zip(gradients, hessians, strict=True):
+        curvatures = np.linalg.eigvalsh(hessian)
         flat, firm = np.split(curvatures, [FLAT.get(name, 0)])
         assert firm[0] > 0
         np.testing.assert_allclose(flat, 0, atol=1e-12 * curvatures[-1])
@@ -136,11 +143,15 @@ def test_neighbours_and_far_points_are_higher(name, seed, distance):
     landscape, _ = CASES[name]
     rng = np.random.default_rng(seed)
     with jax.enable_x64(True):
-        for point in landscape.minimizers:
-            direction = rng.normal(size=landscape.n)
-            neighbour = point + distance * direction / np.linalg.norm(direction)
-            assert landscape(neighbour) > landscape(point)
-        assert landscape(rng.uniform(*landscape.domain)) > landscape.minimum
+        points = landscape.minimizers
+        directions = rng.normal(size=points.shape)
+        lengths = np.linalg.norm(directions, axis=1, keepdims=True)
+        far = rng.uniform(*landscape.domain)[None]
+        every = np.concatenate([points, points + distance * directions / lengths, far])
+        values = np.asarray(compiled(name)(every)[0])
+        lowest, neighbours = values[: len(points)], values[len(points) : -1]
+        assert (neighbours > lowest).all()
+        assert values[-1] > landscape.minimum
 
 
 @each
@@ -184,7 +195,7 @@ def test_float32_stays_float32_and_has_finite_derivatives(name, seed):
     points = np.concatenate([anywhere, landscape.minimizers]).astype(np.float32)
     for x64 in (False, True):
         with jax.enable_x64(x64):
-            values, gradients = jax.vmap(jax.value_and_grad(landscape))(points)
+            values, gradients = compiled(name)(points)
             assert values.dtype == gradients.dtype == jnp.float32
             assert np.all(np.isfinite(values))
             assert np.all(np.isfinite(gradients))
@@ -196,12 +207,11 @@ MINIMIZERS_ON_THE_GRID = [
 ]
 
 
-def _in_both_precisions(landscape, points):
+def _in_both_precisions(name, points):
     """Values and gradients at float32 points: computed in float32, and in float64."""
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(True):
-            value_and_gradient = jax.vmap(jax.value_and_grad(landscape))(points.astype(dtype))
-            yield tuple(np.asarray(x) for x in value_and_gradient)
+            yield tuple(np.asarray(x) for x in compiled(name)(points.astype(dtype)))
 
 
 @pytest.mark.parametrize("name", MINIMIZERS_ON_THE_GRID)
@@ -210,7 +220,7 @@ def test_float32_keeps_its_relative_precision_next_to_the_minimizer(name):
     rng = np.random.default_rng(1)
     steps = np.logspace(-6, -1, 200)[:, None] * rng.normal(size=(200, landscape.n))
     points = (landscape.minimizers[0] + steps).astype(np.float32)
-    (values, slopes), (exact, exact_slopes) = _in_both_precisions(landscape, points)
+    (values, slopes), (exact, exact_slopes) = _in_both_precisions(name, points)
     np.testing.assert_allclose(values, exact, rtol=1e-5)
     size = np.linalg.norm(exact_slopes, axis=1, keepdims=True)
     np.testing.assert_allclose(slopes / size, exact_slopes / size, atol=1e-5)
@@ -221,7 +231,7 @@ def test_two_basins_in_float32_knows_the_depth_of_its_basins():
     rng = np.random.default_rng(2)
     for point in landscape.minimizers:
         points = (point + 1e-4 * rng.normal(size=(100, 2))).astype(np.float32)
-        (values, _), (exact, _) = _in_both_precisions(landscape, points)
+        (values, _), (exact, _) = _in_both_precisions("two_basins", points)
         np.testing.assert_allclose(values, exact, rtol=1e-5, atol=1e-11)
 
 

@@ -1,5 +1,7 @@
 """What collisions do to neurons that are alike, in closed form: they brake, and part nobody."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import kinopt
 from kinopt.collisions.hard import hard_law
 from kinopt.collisions.soft import soft_law
 
+jit_soft = jax.jit(soft_law, static_argnames=("self_term", "alike"))
 ALL = {"combine": "metropolis", "scatter": "gaussian"}
 
 
@@ -26,7 +29,7 @@ def test_two_copies_brake_their_common_motion_and_keep_the_relative_one(c, m, se
     """M = [[1, m], [m, 1]]: the sum by 1 - c (1 + m), the difference by 1 - c (1 - m)."""
     w = jnp.array([[1.0, 2.0], [1.0, 2.0]])
     g = jnp.array([[1.0, 0.0], [m, (1 - m * m) ** 0.5]])
-    after, _ = soft_law(w, g, c, self_term=self_term)
+    after, _ = jit_soft(w, g, c, self_term=self_term)
     itself = 1.0 if self_term else 0.0
     np.testing.assert_allclose(
         after[0] + after[1], (1 - c * (itself + m)) * (g[0] + g[1]), atol=2e-5
@@ -44,7 +47,7 @@ def test_a_cluster_that_moves_together_is_braked_by_its_size(copies):
     apart = 1e-4 * (apart - apart.mean(axis=0))
     g = np.concatenate([together + apart, rng.normal(size=(4, 5))])
     with jax.enable_x64(True):
-        after = np.asarray(soft_law(jnp.asarray(w), jnp.asarray(g), 0.1)[0])
+        after = np.asarray(jit_soft(jnp.asarray(w), jnp.asarray(g), 0.1)[0])
     mean = after[:copies].mean(axis=0)
     np.testing.assert_allclose(mean, (1 - 0.1 * copies) * together, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(
@@ -60,7 +63,7 @@ def test_no_force_along_the_line_between_copies(distance, alike):
     rng = np.random.default_rng(1)
     w, g = rng.normal(size=(2, 6, 8))
     w[1], g[1] = w[0] + distance * rng.normal(size=8), g[0]
-    after, _ = soft_law(jnp.asarray(w, jnp.float32), jnp.asarray(g, jnp.float32), 0.3, alike=alike)
+    after, _ = jit_soft(jnp.asarray(w, jnp.float32), jnp.asarray(g, jnp.float32), 0.3, alike=alike)
     relative = np.asarray(after[0] - after[1])
     # Other neurons see the two of them at slightly different angles: of first order in distance.
     assert np.linalg.norm(relative) <= 2 * distance * np.linalg.norm(g[0]) + 1e-6
@@ -70,8 +73,8 @@ def test_no_force_along_the_line_between_copies(distance, alike):
 def test_nothing_happens_at_a_stationary_point_and_to_a_row_without_gradient(alike):
     w, g = jnp.asarray(np.random.default_rng(2).normal(size=(2, 6, 8)), jnp.float32)
     w = w.at[1].set(w[0])
-    np.testing.assert_array_equal(soft_law(w, jnp.zeros_like(g), 0.3, alike=alike)[0], 0)
-    after, _ = soft_law(w, g.at[2].set(0), 0.3, alike=alike)
+    np.testing.assert_array_equal(jit_soft(w, jnp.zeros_like(g), 0.3, alike=alike)[0], 0)
+    after, _ = jit_soft(w, g.at[2].set(0), 0.3, alike=alike)
     np.testing.assert_array_equal(after[2], 0)
 
 
@@ -109,14 +112,8 @@ def test_hard_collisions_leave_copies_that_move_together_alone():
     """Eq. 7 asks for the fastest relative motion: of such copies it is zero."""
     w, g = np.random.default_rng(3).normal(size=(2, 6, 8)).astype(np.float32)
     w[1], g[1] = w[0], g[0]
-    after, stats = hard_law(
-        jnp.asarray(w),
-        jnp.asarray(g),
-        jax.random.key(0),
-        0.999,
-        restitution=0,
-        combine="metropolis",
-    )
+    law = jax.jit(functools.partial(hard_law, restitution=0, combine="metropolis"))
+    after, stats = law(w, g, jax.random.key(0), 0.999)
     assert stats.accepted_fraction > 0.5
     np.testing.assert_allclose(after[0], after[1], atol=1e-6)
 
@@ -127,7 +124,7 @@ def test_hard_collisions_brake_what_tells_neurons_apart(copies):
     w = jnp.zeros((copies, 40))
     g = jax.random.normal(jax.random.key(1), (copies, 40))
     keys = jax.random.split(jax.random.key(2), 400)
-    after, stats = jax.vmap(lambda key: hard_law(w, g, key, 1.0, **ALL))(keys)
+    after, stats = jax.jit(jax.vmap(lambda key: hard_law(w, g, key, 1.0, **ALL)))(keys)
     np.testing.assert_allclose(stats.accepted_fraction, 1)
     centre = g.mean(axis=0)
     np.testing.assert_allclose(after.mean(axis=1), jnp.tile(centre, (400, 1)), atol=1e-5)
@@ -139,6 +136,6 @@ def test_hard_collisions_brake_what_tells_neurons_apart(copies):
 
 def test_a_hard_collision_wakes_a_row_without_gradient():
     g = jnp.array([[1.0, 0.0], [0.0, 0.0]])
-    after, _ = hard_law(jnp.zeros((2, 2)), g, jax.random.key(0), 0.5)
+    after, _ = jax.jit(hard_law)(jnp.zeros((2, 2)), g, jax.random.key(0), 0.5)
     np.testing.assert_allclose(after.sum(axis=0), g.sum(axis=0), atol=1e-6)
     assert jnp.linalg.norm(after[1]) > 0

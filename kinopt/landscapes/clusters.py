@@ -47,7 +47,8 @@ def lennard_jones(particles: SupportsIndex = 13) -> Landscape:
             f"particles must be a whole number from 2 to {LARGEST}, for which the lowest minimum "
             f"is known here; got {number}."
         )
-    first, second = np.triu_indices(number, 1)
+    # Of int32 in any mode: one function may be compiled with and without `jax_enable_x64`.
+    first, second = (x.astype(np.int32) for x in np.triu_indices(number, 1))
 
     def fn(x):
         points = x.reshape(number, 3)
@@ -97,6 +98,7 @@ def _relaxed(points: np.ndarray) -> tuple[np.ndarray, float]:
         step = modes @ np.where(firm, modes.T @ gradient / np.where(firm, np.abs(sizes), 1), 0)
         step *= min(1.0, 0.1 / max(np.abs(step).max(), 1e-300))
         points = points - step.reshape(number, 3)
-    first, second = np.triu_indices(number, 1)
+    # Of int32 in any mode: one function may be compiled with and without `jax_enable_x64`.
+    first, second = (x.astype(np.int32) for x in np.triu_indices(number, 1))
     inverse = 1 / np.sum((points[first] - points[second]) ** 2, axis=1) ** 3
     return points, float(np.sum(4 * inverse * (inverse - 1)))
