@@ -274,6 +274,8 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
 
 
 README_SAYS = (
+    "a million of two basins in {{ cell | speed.ensemble | 1,000,000 / kinopt.ensemble | seconds | "
+    "NVIDIA H200 }} s on an H200",
     "Adam {{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | plain }}; soft "
     "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | soft }} to it, "
     '`alike="gradients"` '
