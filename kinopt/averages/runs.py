@@ -1,0 +1,178 @@
+"""The order of things: quench, set up, burn in, walk; all anew where a deeper minimum is met."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kinopt.averages.chains import Modes, Path, Program
+from kinopt.averages.doubts import MATTERS
+from kinopt.averages.readings import Collected, Sums
+from kinopt.averages.recipe import Recipe, recipe
+from kinopt.averages.walk import Shell
+from kinopt.basins import Discovered, discover
+
+__all__ = ["NUM_STRETCHES", "Run"]
+
+NUM_STRETCHES = 10
+"""Of a run: the first is the burn-in, after which new minima are looked for."""
+
+MOST_RESTARTS = 5
+"""From deeper minima, before it is given up."""
+
+DEEPER = 0.05
+"""In units of the coldest temperature: what is deeper by less changes nothing."""
+
+MOST_REFUSED = 0.2
+"""Of the steps of the burn-in: above it, the automatic step is halved."""
+
+MOST_HALVINGS = 4
+
+
+class Run:
+    """The walks of one call, started anew until nothing deeper is found."""
+
+    def __init__(self, loss, observables, mode_of, ts, chains, num_times, given, adjust):
+        self.loss, self.observables, self.mode_of, self.ts = loss, observables, mode_of, ts
+        self.chains, self.num_times, self.given, self.adjust = chains, num_times, given, adjust
+        self.coldest = float(ts.min())
+        self.num_gradients = 0
+
+    def collect(self, points: jax.Array, key: jax.Array) -> Collected:
+        """Quenches, then burns in and walks; from a deeper minimum once more."""
+        found = self.discovered(points)
+        if not len(found.values):
+            raise ValueError(
+                "no start leads to a minimum of the loss: there must be one with a Hessian that "
+                "has no negative eigenvalue. Is the loss bounded below, and finite at the starts?"
+            )
+        reasons: list[str] = []
+        for attempt in range(MOST_RESTARTS + 1):
+            settings = self.recipe(found)
+            lowest = float(found.values[0])
+            if not settings.f_min < lowest < settings.f_min + settings.energy:
+                bad = "f_min" if settings.f_min >= lowest else "energy"
+                text = (
+                    f"{bad} must leave room for the lowest minimum found, at {lowest:.6g}: "
+                    f"f_min < {lowest:.6g} < f_min + energy; got f_min = {settings.f_min:.6g} and "
+                    f"energy = {settings.energy:.6g}."
+                )
+                if not attempt:
+                    raise ValueError(text)
+                return last._replace(reasons=[text])
+            last, deeper = self.attempt(found, settings, jax.random.fold_in(key, attempt), reasons)
+            if deeper is None:
+                return last
+            found = deeper
+        reasons.append(f"deeper minima were still met after {MOST_RESTARTS} new starts")
+        return last._replace(reasons=reasons)
+
+    def discovered(self, points: jax.Array) -> Discovered:
+        """The minima below these points."""
+        return discover(self.loss, points)
+
+    def recipe(self, found: Discovered) -> Recipe:
+        """The settings for these minima."""
+        return recipe(float(found.values[0]), np.asarray(found.hessians[0]), self.ts, self.given)
+
+    def attempt(self, found, settings, key, reasons) -> tuple[Collected, Discovered | None]:
+        """Burn-in and walk; and the minima found, where one is deeper than all before."""
+        num_zero_modes = int(found.num_zero_modes[0])
+        directions = found.minimizers.shape[1] - num_zero_modes
+        program = Program(
+            self.loss, self.observables, self.mode_of, directions, self.adjust, self.num_times
+        )
+        keys = jax.random.split(key, self.chains)
+        modes = self.modes(found)
+        for halving in range(MOST_HALVINGS + 1):
+            shell = self.shell(settings)
+            walk = program.start(self.beginnings(modes, settings), shell)
+            walk, path = self.stretch(program, walk, keys, 0, shell, modes)
+            refused = np.mean(np.asarray(walk.num_refused)) / self.num_times
+            if refused <= MOST_REFUSED or self.given["dt"] is not None or not self.adjust:
+                break
+            if halving < MOST_HALVINGS:
+                settings = _shorter(settings)
+        seen = self.discovered(jnp.concatenate([modes.minimizers, walk.lowest_x, walk.x]))
+        after = seen if self.is_deeper(seen, found) else None
+        if after is None:
+            modes = self.modes(seen if len(seen.values) else found)
+        parts, sums, before = [], Sums(self.ts), walk
+        for part in range(1, NUM_STRETCHES if after is None else 2):
+            walk, path = self.stretch(program, walk, keys, part, shell, modes)
+            sums.add(path)
+            parts.append(path._replace(observables=None))
+        if after is None and np.min(np.asarray(walk.lowest)) < self.deep(found):
+            seen = self.discovered(walk.lowest_x)
+            after = seen if self.is_deeper(seen, found) else None
+        bias = np.zeros_like(sums.means()[0])
+        if not self.adjust and after is None:
+            bias = np.abs(sums.means()[0] - self.halved(program, walk, keys, settings, modes))
+        collected = Collected(
+            path=Path(*(_joined(part) for part in zip(*parts, strict=True))),
+            sums=sums,
+            bias=bias,
+            shell=shell,
+            modes=modes,
+            log_det=float(found.log_det[0]),
+            num_zero_modes=num_zero_modes,
+            settings=settings,
+            num_refused=np.asarray(walk.num_refused - before.num_refused),
+            num_halted=np.asarray(walk.num_halted),
+            num_skipped=np.asarray(walk.num_skipped),
+            num_gradients=self.num_gradients,
+            reasons=reasons,
+        )
+        return collected, after
+
+    def stretch(self, program, walk, keys, part, shell, modes):
+        """A tenth of the steps, of all chains."""
+        self.num_gradients += self.chains * self.num_times
+        first = jnp.asarray(part * self.num_times)
+        return program.go_on(walk, keys, first, shell, modes, jnp.asarray(self.coldest))
+
+    def halved(self, program, walk, keys, settings, modes) -> np.ndarray:
+        """The means of a run with half the step, which begins where this one ended."""
+        shell, sums = self.shell(_shorter(settings)), Sums(self.ts)
+        for part in range(NUM_STRETCHES):
+            walk, path = self.stretch(program, walk, keys, NUM_STRETCHES + part, shell, modes)
+            if part:
+                sums.add(path)
+        return sums.means()[0]
+
+    def shell(self, settings: Recipe) -> Shell:
+        """The settings as arrays."""
+        return Shell(
+            *(jnp.asarray(x, float) for x in (settings.f_min, settings.energy, settings.length)),
+            jnp.asarray(settings.bounce_every, jnp.int32),
+        )
+
+    def modes(self, found: Discovered) -> Modes:
+        """The minima that can matter at the hottest temperature; one where there is no telling."""
+        low = found.values - found.values[0] < MATTERS * self.ts.max()
+        if self.mode_of is None and np.asarray(found.num_zero_modes).any():
+            low = low & (jnp.arange(len(low)) == 0)
+        keep = np.flatnonzero(np.asarray(low))
+        return Modes(found.minimizers[keep], found.values[keep], found.hessians[keep])
+
+    def beginnings(self, modes: Modes, settings: Recipe) -> jax.Array:
+        """Where the chains begin: at the minima, in turn."""
+        allowed = np.flatnonzero(np.asarray(modes.values) < settings.f_min + settings.energy)
+        return modes.minimizers[allowed[np.arange(self.chains) % len(allowed)]]
+
+    def deep(self, found: Discovered) -> float:
+        """The loss below which a minimum is a deeper one."""
+        return float(found.values[0]) - DEEPER * self.coldest
+
+    def is_deeper(self, seen: Discovered, found: Discovered) -> bool:
+        """Whether the lowest of the minima seen is deeper than those found before."""
+        return bool(len(seen.values)) and float(seen.values[0]) < self.deep(found)
+
+
+def _shorter(settings: Recipe) -> Recipe:
+    return settings._replace(
+        dt=settings.dt / 2, length=settings.length / 2, bounce_every=2 * settings.bounce_every
+    )
+
+
+def _joined(parts) -> np.ndarray | None:
+    return None if parts[0] is None else np.concatenate([np.asarray(x) for x in parts], axis=1)
