@@ -47,7 +47,7 @@ class Canonical(NamedTuple):
     log_evidence: np.ndarray  # float [temperatures]: log of the integral of exp(-loss / T)
     log_evidence_error: np.ndarray  # float [temperatures]
     acceptance: float  # share of the steps that were made
-    num_gradients: int  # of all walks, burn-in and new starts included; quenches are not
+    num_gradients: int  # all of it; a Hessian in a quench counts for n
     settings: Recipe  # what was used
 
 

@@ -42,21 +42,28 @@ class Recipe(NamedTuple):
     length: float  # h, of a step
 
 
-def recipe(lowest: float, hessian: np.ndarray, temperatures: np.ndarray, given: dict) -> Recipe:
+def recipe(
+    lowest: float,
+    hessian: np.ndarray,
+    num_zero_modes: int,
+    temperatures: np.ndarray,
+    given: dict,
+) -> Recipe:
     """The settings for a lowest minimum with this Hessian [n, n].
 
     Args:
       lowest: loss there.
-      hessian: of the loss there; flat directions do not count.
+      hessian: of the loss there, or how stiff it is at T_min (`kinopt.averages.minima`).
+      num_zero_modes: directions that do not count, those of the smallest eigenvalues.
       temperatures: those asked for, [temperatures].
       given: from names of `Recipe`'s fields to a number, or None to find it here.
 
-    >>> found = recipe(1.0, np.diag([1.0, 4.0]), np.array([1.0]), {"dt": 0.5})
+    >>> found = recipe(1.0, np.diag([1.0, 4.0]), 0, np.array([1.0]), {"dt": 0.5})
     >>> [round(number, 3) for number in found]
     [0.5, 0.5, 6.657, 14.316, 6, 0.612]
     """
     sizes = np.linalg.eigvalsh(hessian)
-    rising = sizes[sizes > 1e-8 * sizes[-1]]
+    rising = sizes[min(num_zero_modes, len(sizes) - 1) :]
     n, trace = len(rising), rising.sum()
     coldest, hottest = temperatures.min(), temperatures.max()
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from kinopt.averages.chains import Modes, Path, Program
 from kinopt.averages.doubts import MATTERS
+from kinopt.averages.minima import Minima, Quench
 from kinopt.averages.readings import Collected, Sums
 from kinopt.averages.recipe import Recipe, recipe
 from kinopt.averages.walk import Shell
-from kinopt.basins import Discovered, discover
 
 __all__ = ["NUM_STRETCHES", "Run"]
 
@@ -39,7 +39,10 @@ class Run:
 
     def collect(self, points: jax.Array, key: jax.Array) -> Collected:
         """Quenches, then burns in and walks; from a deeper minimum once more."""
-        found = self.discovered(points)
+        # In one dimension turning round is the only way to turn.
+        self.may_shorten = self.given["dt"] is None and self.adjust and points.shape[1] > 1
+        self.quench = Quench(self.loss, self.coldest, max(len(points), 2 * self.chains))
+        found = self.quench(points)
         if not len(found.values):
             raise ValueError(
                 "no start leads to a minimum of the loss: there must be one with a Hessian that "
@@ -66,18 +69,20 @@ class Run:
         reasons.append(f"deeper minima were still met after {MOST_RESTARTS} new starts")
         return last._replace(reasons=reasons)
 
-    def discovered(self, points: jax.Array) -> Discovered:
-        """The minima below these points."""
-        return discover(self.loss, points)
-
-    def recipe(self, found: Discovered) -> Recipe:
+    def recipe(self, found: Minima) -> Recipe:
         """The settings for these minima."""
-        return recipe(float(found.values[0]), np.asarray(found.hessians[0]), self.ts, self.given)
+        return recipe(
+            float(found.values[0]),
+            np.asarray(found.hessians[0]),
+            int(found.num_zero_modes[0]),
+            self.ts,
+            self.given,
+        )
 
-    def attempt(self, found, settings, key, reasons) -> tuple[Collected, Discovered | None]:
+    def attempt(self, found, settings, key, reasons) -> tuple[Collected, Minima | None]:
         """Burn-in and walk; and the minima found, where one is deeper than all before."""
         num_zero_modes = int(found.num_zero_modes[0])
-        directions = found.minimizers.shape[1] - num_zero_modes
+        directions = found.x.shape[1] - num_zero_modes
         program = Program(
             self.loss, self.observables, self.mode_of, directions, self.adjust, self.num_times
         )
@@ -88,11 +93,11 @@ class Run:
             walk = program.start(self.beginnings(modes, settings), shell)
             walk, path = self.stretch(program, walk, keys, 0, shell, modes)
             refused = np.mean(np.asarray(walk.num_refused)) / self.num_times
-            if refused <= MOST_REFUSED or self.given["dt"] is not None or not self.adjust:
+            if refused <= MOST_REFUSED or not self.may_shorten:
                 break
             if halving < MOST_HALVINGS:
                 settings = _shorter(settings)
-        seen = self.discovered(jnp.concatenate([modes.minimizers, walk.lowest_x, walk.x]))
+        seen = self.quench(jnp.concatenate([modes.minimizers, walk.lowest_x, walk.x]))
         after = seen if self.is_deeper(seen, found) else None
         if after is None:
             modes = self.modes(seen if len(seen.values) else found)
@@ -102,7 +107,7 @@ class Run:
             sums.add(path)
             parts.append(path._replace(observables=None))
         if after is None and np.min(np.asarray(walk.lowest)) < self.deep(found):
-            seen = self.discovered(walk.lowest_x)
+            seen = self.quench(walk.lowest_x)
             after = seen if self.is_deeper(seen, found) else None
         bias = np.zeros_like(sums.means()[0])
         if not self.adjust and after is None:
@@ -119,7 +124,7 @@ class Run:
             num_refused=np.asarray(walk.num_refused - before.num_refused),
             num_halted=np.asarray(walk.num_halted),
             num_skipped=np.asarray(walk.num_skipped),
-            num_gradients=self.num_gradients,
+            num_gradients=self.num_gradients + self.quench.num_gradients,
             reasons=reasons,
         )
         return collected, after
@@ -146,24 +151,24 @@ class Run:
             jnp.asarray(settings.bounce_every, jnp.int32),
         )
 
-    def modes(self, found: Discovered) -> Modes:
+    def modes(self, found: Minima) -> Modes:
         """The minima that can matter at the hottest temperature; one where there is no telling."""
         low = found.values - found.values[0] < MATTERS * self.ts.max()
         if self.mode_of is None and np.asarray(found.num_zero_modes).any():
             low = low & (jnp.arange(len(low)) == 0)
         keep = np.flatnonzero(np.asarray(low))
-        return Modes(found.minimizers[keep], found.values[keep], found.hessians[keep])
+        return Modes(found.x[keep], found.values[keep], found.hessians[keep])
 
     def beginnings(self, modes: Modes, settings: Recipe) -> jax.Array:
         """Where the chains begin: at the minima, in turn."""
         allowed = np.flatnonzero(np.asarray(modes.values) < settings.f_min + settings.energy)
         return modes.minimizers[allowed[np.arange(self.chains) % len(allowed)]]
 
-    def deep(self, found: Discovered) -> float:
+    def deep(self, found: Minima) -> float:
         """The loss below which a minimum is a deeper one."""
         return float(found.values[0]) - DEEPER * self.coldest
 
-    def is_deeper(self, seen: Discovered, found: Discovered) -> bool:
+    def is_deeper(self, seen: Minima, found: Minima) -> bool:
         """Whether the lowest of the minima seen is deeper than those found before."""
         return bool(len(seen.values)) and float(seen.values[0]) < self.deep(found)
 
