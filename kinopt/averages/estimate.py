@@ -79,7 +79,8 @@ def canonical(
       dt: time step; None: min(sqrt(2/lambda_max), sqrt(10/tr H)) from the Hessian H at the lowest
         minimum, halved while more than a fifth of the steps are refused.
       f_min: loss at V = 0; None: n T_min/4 below the lowest minimum.
-      hot: temperature at which barriers are crossed; None: T_min (1 + 8/sqrt(n)), or T_max.
+      hot: temperature at which barriers are crossed; None: T_min min(6, 1 + 20/n), or
+        T_max.
       key: int, typed key or raw key.
       energy: E; None: what `hot` and the temperatures need.
       bounce_every: steps from one bounce to the next; None: half a turn.

@@ -15,8 +15,9 @@ falls off from V = (n/2) T_hot on. x is where a gamma distribution of shape n/2 
 lies above E is not sampled. h is how far a descent with time step Delta t goes at the loss of
 T_min. A bounce comes every pi / (Delta t sqrt(tr H / 2n)) steps, half a turn in a mean direction.
 
-The hot temperature is at least T_max, and T_min (1 + 8 / sqrt(n)): the hotter, the more crossings,
-and the smaller the part of the walk that the cold averages are made of, faster as n grows.
+The hot temperature is at least T_max, and T_min min(6, 1 + 20/n): the hotter, the more crossings,
+and the smaller the part of the walk that the cold averages are made of, faster as n grows. This was
+found by trials with two Gaussians of 10 dimensions and a chain of 16 sites.
 """
 
 import math
@@ -60,7 +61,7 @@ def recipe(
 
     >>> found = recipe(1.0, np.diag([1.0, 4.0]), 0, np.array([1.0]), {"dt": 0.5})
     >>> [round(number, 3) for number in found]
-    [0.5, 0.5, 6.657, 14.316, 6, 0.612]
+    [0.5, 0.5, 6, 14.316, 6, 0.612]
     """
     sizes = np.linalg.eigvalsh(hessian)
     rising = sizes[min(num_zero_modes, len(sizes) - 1) :]
@@ -72,7 +73,7 @@ def recipe(
 
     dt = float(either("dt", min(math.sqrt(2 / rising[-1]), math.sqrt(10 / trace))))
     f_min = float(either("f_min", lowest - n * coldest / 4))
-    hot = float(either("hot", max(hottest, coldest * (1 + 8 / math.sqrt(n)))))
+    hot = float(either("hot", max(hottest, coldest * min(6, 1 + 20 / n))))
     above = lowest - f_min
     energy = max((n / 2) ** 1.5 * hot, above + _gamma_tail(n / 2) * hottest)
     every = max(1, math.ceil(math.pi / (dt * math.sqrt(trace / (2 * n)))))
