@@ -6,8 +6,8 @@ of the mode, the mean loss, and how many gradients it took. Beside `kinopt.canon
     prototype   `kinopt.bbi` with its leapfrog step, weighted in the same way, by the recipe that
                 `kinopt.canonical` improves on: f_min = f - n T/4, E = (n/2)^1.5 4.5 T,
                 dt = min(.4 sqrt(2/kappa), 4 sqrt(.1/tr H))
-    MCLMC       BlackJAX: `mclmc` on the density of the shell that `kinopt.canonical` walks, weighted
-                in the same way; its step has no test, and takes two gradients
+    MCLMC       BlackJAX: `mclmc` on the density of the shell that `kinopt.canonical` walks, with
+                the same weights; its step has no test, and takes two gradients
     ladder      BlackJAX: `hmc` at six temperatures from T to 5 T, with swaps between neighbours
     tempered    BlackJAX: `adaptive_tempered_smc` from a broad Gaussian, `hmc` moves, target ESS 0.7
                 (it only has T itself; two Gaussians and a chain have no Gaussian that fits better)
@@ -25,9 +25,10 @@ import numpy as np
 
 import kinopt
 from benchmarks.evidence._canonical_targets import Target
+from kinopt.averages.recipe import Recipe
 from kinopt.averages.walk import Shell, log_density
 
-__all__ = ["METHODS", "canonical", "ladder"]
+__all__ = ["METHODS", "automatic", "canonical", "ladder"]
 
 CHAINS = 8
 BURN_IN = 0.1
@@ -64,6 +65,14 @@ def canonical(target: Target, budget: int, keys: jax.Array, **settings) -> np.nd
         refused = any("evidence" not in reason for reason in found.reasons)
         rows.append([*found.mean[0], found.num_gradients, *found.standard_error[0], refused])
     return np.array(rows)
+
+
+def automatic(target: Target) -> Recipe:
+    """The settings that `kinopt.canonical` finds for itself."""
+    start, t = curvature(target)[0], target.temperature
+    return kinopt.canonical(
+        target.loss, start, t, num_steps=10, chains=2, refuse=False, modes=lambda x: 1
+    ).settings
 
 
 def curvature(target: Target) -> tuple[jax.Array, float, float, float]:
@@ -133,17 +142,14 @@ def mclmc(target: Target, budget: int, keys: jax.Array) -> np.ndarray:
     """BlackJAX's MCLMC on the shell's density."""
     import blackjax
 
-    n, t = target.starts.shape[1], target.temperature
-    best, lowest, *_ = curvature(target)
-    # What `kinopt.canonical` finds for itself.
-    found = kinopt.canonical(
-        target.loss, best, t, num_steps=10, chains=2, refuse=False, modes=lambda x: 1
-    ).settings
+    t, found = target.temperature, automatic(target)
+    sizes = jnp.linalg.eigvalsh(jax.hessian(target.loss)(curvature(target)[0]))
+    directions = int(jnp.sum(sizes > 1e-6 * sizes[-1]))  # rotations of a cluster do not count
     shell = Shell(*(jnp.asarray(x) for x in (found.f_min, found.energy, found.length, 1)))
     steps = budget // CHAINS // 2
 
     def density(x):
-        return log_density(target.loss(x), shell, n)
+        return log_density(target.loss(x), shell, directions)
 
     kernel = blackjax.mclmc.build_kernel()
 

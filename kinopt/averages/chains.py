@@ -63,7 +63,11 @@ class Program:
         self.directions, self.num_times = directions, num_times
         self.settings = directions, tested
         self.start = jax.jit(jax.vmap(self._start, (0, None)))
-        self.go_on = jax.jit(jax.vmap(self._go_on, (0, 0, None, None, None, None)))
+        self._stretch = jax.jit(jax.vmap(self._go_on, (0, 0, None, None, None, None)))
+
+    def go_on(self, walk: Walk, keys, first, shell: Shell, modes: Modes, coldest):
+        """A stretch of all chains, from step `first` on: where they are then, and their `Path`."""
+        return self._stretch(walk, keys, first, shell, _filled(modes), coldest)
 
     def _start(self, x: jax.Array, shell: Shell) -> Walk:
         return begin(self.loss_fn, x, shell, self.directions)
@@ -74,7 +78,7 @@ class Program:
             models = modes.values + away / 2
             near = jnp.sort(models)[:2]
             mode = jnp.argmin(models).astype(jnp.int32) + 1
-            inside = True if len(models) == 1 else near[1] - near[0] >= CORE * coldest
+            inside = near[1] - near[0] >= CORE * coldest
         else:
             mode = jnp.asarray(self.mode_of(walk.x), jnp.int32)
             inside = True
@@ -87,6 +91,19 @@ class Program:
             return walk, self._seen(walk, modes, coldest)
 
         return jax.lax.scan(one, walk, first + jnp.arange(self.num_times))
+
+
+def _filled(modes: Modes) -> Modes:
+    """With modes that nothing is near to, up to a number that seldom changes."""
+    number = len(modes.values)
+    missing = max(8, 1 << number.bit_length()) - number
+    fill = modes._replace(values=jnp.full(missing, jnp.inf))
+    return Modes(
+        *(
+            jnp.concatenate([x, y if y.ndim == 1 else jnp.zeros((missing, *x.shape[1:]))])
+            for x, y in zip(modes, fill, strict=True)
+        )
+    )
 
 
 def flattened(function: Callable | None, loss_fn: Callable, unravel: Callable, x: jax.Array):

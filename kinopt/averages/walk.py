@@ -155,14 +155,18 @@ def step(
     """
     directions, tested = settings
     n, dtype = walk.x.size, walk.x.dtype
-    # A bounce: direction, length and level are drawn anew, each from what it is distributed as.
-    keys = jax.random.split(jax.random.fold_in(key, count), 3)
-    drawn = jax.random.normal(keys[0], (n,), dtype)
-    length = shell.length * jnp.exp(JITTER * jax.random.normal(keys[1], (), dtype))
-    bounce = count % shell.bounce_every == 0
-    u = jnp.where(bounce, drawn / jnp.linalg.norm(drawn), walk.direction)
-    h = jnp.where(bounce, length, walk.length)
-    level = jnp.where(bounce, -jax.random.exponential(keys[2], (), dtype), walk.level)
+
+    # A bounce: direction, length and level are drawn anew, each from what it is distributed as. All
+    # chains bounce together, so that nothing is drawn in between.
+    def bounced():
+        keys = jax.random.split(jax.random.fold_in(key, count), 3)
+        drawn = jax.random.normal(keys[0], (n,), dtype)
+        length = shell.length * jnp.exp(JITTER * jax.random.normal(keys[1], (), dtype))
+        level = -jax.random.exponential(keys[2], (), dtype)
+        return drawn / jnp.linalg.norm(drawn), length, level
+
+    due = count % shell.bounce_every == 0
+    u, h, level = jax.lax.cond(due, bounced, lambda: (walk.direction, walk.length, walk.level))
 
     half = h / 2 / max(n - 1, 1)
     new_u, k = turned(u, walk.force, half)
