@@ -8,7 +8,8 @@ of the mode, the mean loss, and how many gradients it took. Beside `kinopt.canon
                 dt = min(.4 sqrt(2/kappa), 4 sqrt(.1/tr H))
     MCLMC       BlackJAX: `mclmc` on the density of the shell that `kinopt.canonical` walks, with
                 the same weights; its step has no test, and takes two gradients
-    ladder      BlackJAX: `hmc` at six temperatures from T to 5 T, with swaps between neighbours
+    ladder      BlackJAX: `hmc` at six temperatures from T to 5 T (2 T for the cluster), with swaps between
+                neighbours
     tempered    BlackJAX: `adaptive_tempered_smc` from a broad Gaussian, `hmc` moves, target ESS 0.7
                 (it only has T itself; two Gaussians and a chain have no Gaussian that fits better)
 
@@ -32,7 +33,7 @@ __all__ = ["METHODS", "automatic", "canonical", "ladder"]
 
 CHAINS = 8
 BURN_IN = 0.1
-NUM_TEMPERATURES, HOTTEST = 6, 5.0
+NUM_TEMPERATURES = 6
 HMC_STEPS = 5
 HMC_LENGTH = 0.9
 """Of a step of HMC, in units of sqrt(T / largest curvature); it is drawn anew within 20 %."""
@@ -205,7 +206,7 @@ def hmc_move(density: Callable, stiffest: float) -> Callable:
 def ladder(target: Target, budget: int, keys: jax.Array) -> np.ndarray:
     """A ladder of HMC kernels: moves at every temperature, then swaps between neighbours."""
     t = target.temperature
-    temperatures = t * jnp.geomspace(1, HOTTEST, NUM_TEMPERATURES)
+    temperatures = t * jnp.geomspace(1, target.hottest, NUM_TEMPERATURES)
     move = hmc_move(lambda x: -target.loss(x), curvature(target)[2])
     # `init` computes a gradient that the last move knew: it is not counted.
     rounds = budget // (NUM_TEMPERATURES * HMC_STEPS)

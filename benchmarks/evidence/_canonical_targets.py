@@ -36,6 +36,7 @@ class Target(NamedTuple):
     side: Callable | None  # x [n] -> 1. in the mode whose weight is asked for, 0. elsewhere
     truth: tuple[float, float]  # that weight (NaN: none), and the mean loss
     prior: tuple[np.ndarray, float]  # a Gaussian that covers it, for tempering: mean, width
+    hottest: float = 5.0  # of a ladder, in units of the temperature
 
 
 def _gaussians(n: int) -> Target:
@@ -148,6 +149,7 @@ def _cluster() -> Target:
         side=None,
         truth=(float("nan"), float("nan")),
         prior=(start[0], 0.1),
+        hottest=2.0,  # above, the cluster evaporates
     )
 
 

@@ -7,7 +7,7 @@ $$
 with eigenvalues lambda_i and vectors e_i of the Hessian: a negative curvature counts by its size,
 so that saddles repel (Dauphin et al., "Identifying and attacking the saddle point problem", 2014);
 mu grows where a step would not lower the loss, and falls where it does (Levenberg, Marquardt). It
-is one small program; `kinopt.basins.discover` is the one for many parameters, and compiles for longer.
+is one small program; `kinopt.basins.discover` is for many parameters, and compiles for longer.
 
 How stiff a minimum is at a temperature is asked of the loss and not of the Hessian, which vanishes
 at the minimum of x^4: along e_i the loss rises by T/2 at distances a and a' on both sides, and
