@@ -8,8 +8,8 @@ of the mode, the mean loss, and how many gradients it took. Beside `kinopt.canon
                 dt = min(.4 sqrt(2/kappa), 4 sqrt(.1/tr H))
     MCLMC       BlackJAX: `mclmc` on the density of the shell that `kinopt.canonical` walks, with
                 the same weights; its step has no test, and takes two gradients
-    ladder      BlackJAX: `hmc` at six temperatures from T to 5 T (2 T for the cluster), with swaps between
-                neighbours
+    ladder      BlackJAX: `hmc` at six temperatures from T to 5 T (2 T for the cluster), with swaps
+                between neighbours
     tempered    BlackJAX: `adaptive_tempered_smc` from a broad Gaussian, `hmc` moves, target ESS 0.7
                 (it only has T itself; two Gaussians and a chain have no Gaussian that fits better)
 
