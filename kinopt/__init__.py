@@ -11,17 +11,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
 
 import importlib
 
-from kinopt import (
-    averages,
-    basins,
-    bounces,
-    ensemble,
-    hamiltonians,
-    landscapes,
-    lanes,
-    metrics,
-    theory,
-)
+from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, lanes, metrics, theory
 from kinopt.averages import Canonical, canonical
 from kinopt.collisions import (
     CollisionState,
@@ -47,7 +37,6 @@ __all__ = [
     "IsokineticState",
     "IsokineticStats",
     "NeuronAxes",
-    "averages",
     "basins",
     "bbi",
     "bounces",

@@ -19,6 +19,7 @@ loss at its minimum, as all do.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -238,6 +239,7 @@ def ladder(target: Target, budget: int, keys: jax.Array) -> np.ndarray:
 def tempered(target: Target, budget: int, keys: jax.Array) -> np.ndarray:
     """Adaptive tempered SMC, with as many particles as the gradients allow."""
     import blackjax
+    from blackjax.smc import resampling
 
     t, n = target.temperature, target.starts.shape[1]
     centre, width = jnp.asarray(target.prior[0]), target.prior[1]
@@ -251,14 +253,12 @@ def tempered(target: Target, budget: int, keys: jax.Array) -> np.ndarray:
         lambda x: -target.loss(x) / t - log_prior(x),
         blackjax.hmc.build_kernel(),
         blackjax.hmc.init,
-        blackjax.smc.extend_params(
-            {
-                "step_size": HMC_LENGTH * np.sqrt(t / stiffest),
-                "inverse_mass_matrix": jnp.ones(n),
-                "num_integration_steps": HMC_STEPS,
-            }
-        ),
-        blackjax.smc.resampling.systematic,
+        {  # with a leading axis: the same for all particles
+            "step_size": jnp.array([HMC_LENGTH * np.sqrt(t / stiffest)]),
+            "inverse_mass_matrix": jnp.ones((1, n)),
+            "num_integration_steps": jnp.array([HMC_STEPS]),
+        },
+        resampling.systematic,
         target_ess=0.7,
         num_mcmc_steps=MOVES,
     )
@@ -267,7 +267,7 @@ def tempered(target: Target, budget: int, keys: jax.Array) -> np.ndarray:
 
     def once(key, particles):
         first, key = jax.random.split(key)
-        state = algorithm.init(centre + width * jax.random.normal(first, (particles, n)))
+        state: Any = algorithm.init(centre + width * jax.random.normal(first, (particles, n)), key)
         stages = 0
         while float(state.tempering_param) < 1 and stages < 200:
             state, _ = step(jax.random.fold_in(key, stages), state)

@@ -165,7 +165,7 @@ def _rms(errors: np.ndarray) -> tuple[float, float, float]:
 
 def _p(errors: np.ndarray, ours: np.ndarray) -> float:
     difference = np.abs(errors) - np.abs(ours)
-    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+    return float(np.asarray(stats.wilcoxon(difference))[1]) if difference.any() else 1.0
 
 
 def _compared(rows: list[Row]) -> list[tuple[Row, int, np.ndarray, np.ndarray]]:
@@ -187,7 +187,7 @@ def _compared(rows: list[Row]) -> list[tuple[Row, int, np.ndarray, np.ndarray]]:
 
 def table(rows: list[Row]) -> str:
     """Targets by methods, what ours says of itself, and other settings."""
-    cells: dict[tuple, dict[str, str]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for row, k, errors, ours in _compared(rows):
         rms, low, high = _rms(errors)
         text = f"{rms:.3g} ({low:.2g} to {high:.2g})"

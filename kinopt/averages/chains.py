@@ -24,14 +24,14 @@ class Modes(NamedTuple):
 
 
 class Path(NamedTuple):
-    """What is kept of every step, [chains, times] each."""
+    """What is kept of every step, [chains, times] each: arrays of JAX, or of NumPy at the end."""
 
-    loss: jax.Array  # float
-    log_density: jax.Array  # float
-    mode: jax.Array  # int32: 1-based; 0: none
-    core: jax.Array  # int32: the same well inside of it, 0 on the way between modes
-    distance_sq: jax.Array  # float: (x - x_1).H_1 (x - x_1), from the lowest minimum
-    observables: jax.Array  # float [chains, times, observables]
+    loss: Any  # float
+    log_density: Any  # float
+    mode: Any  # int32: 1-based; 0: none
+    core: Any  # int32: the same well inside of it, 0 on the way between modes
+    distance_sq: Any  # float: (x - x_1).H_1 (x - x_1), from the lowest minimum
+    observables: Any  # float [chains, times, observables]; None at the end
 
 
 def distances(x: jax.Array, modes: Modes) -> jax.Array:

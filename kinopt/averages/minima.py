@@ -86,10 +86,16 @@ def _newton(loss_fn: Callable, x: jax.Array) -> _Rest:
         good = finite & (value <= rest.value)
         short = jnp.max(jnp.abs(move)) <= SHORTEST * (1 + jnp.max(jnp.abs(x)))
         mu = jnp.where(good, rest.mu / 10, jnp.maximum(4 * rest.mu, 1e-3 * stiff[-1]))
-        new = x, value, gradient, sizes, vectors
-        kept = (jnp.where(good, a, b) for a, b in zip(new, rest, strict=False))
-        steps = rest.num_steps + 1
-        return _Rest(*kept, mu, steps, short | (mu > LARGEST_MU * (1 + stiff[-1])))
+        return _Rest(
+            x=jnp.where(good, x, rest.x),
+            value=jnp.where(good, value, rest.value),
+            gradient=jnp.where(good, gradient, rest.gradient),
+            sizes=jnp.where(good, sizes, rest.sizes),
+            vectors=jnp.where(good, vectors, rest.vectors),
+            mu=mu,
+            num_steps=rest.num_steps + 1,
+            ended=short | (mu > LARGEST_MU * (1 + stiff[-1])),
+        )
 
     value, gradient, sizes, vectors, finite = look(x)
     start = _Rest(

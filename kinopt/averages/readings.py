@@ -73,8 +73,8 @@ class Sums:
         for k in range(len(self.temperatures)):
             parts = [part[1:] for part in self.parts if part[0] == k]
             top = max(part[0] for part in parts)
-            above = sum(np.exp(part[0] - top) * part[1] for part in parts)
-            below = sum(np.exp(part[0] - top) * part[2] for part in parts)
+            above = np.sum([np.exp(part[0] - top) * part[1] for part in parts], axis=0)
+            below = np.sum([np.exp(part[0] - top) * part[2] for part in parts], axis=0)
             found.append(ratio(above, below))
         return np.stack([mean for mean, _ in found]), np.stack([error for _, error in found])
 

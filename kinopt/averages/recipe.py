@@ -61,7 +61,7 @@ def recipe(
 
     >>> found = recipe(1.0, np.diag([1.0, 4.0]), 0, np.array([1.0]), {"dt": 0.5})
     >>> [round(number, 3) for number in found]
-    [0.5, 0.5, 6, 14.316, 6, 0.612]
+    [0.5, 0.5, 6.0, 14.316, 6, 0.612]
     """
     sizes = np.linalg.eigvalsh(hessian)
     rising = sizes[min(num_zero_modes, len(sizes) - 1) :]

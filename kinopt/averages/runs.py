@@ -9,7 +9,7 @@ from kinopt.averages.doubts import MATTERS
 from kinopt.averages.minima import Minima, Quench
 from kinopt.averages.readings import Collected, Sums
 from kinopt.averages.recipe import Recipe, recipe
-from kinopt.averages.walk import Shell
+from kinopt.averages.walk import Shell, Walk
 
 __all__ = ["NUM_STRETCHES", "Run"]
 
@@ -48,26 +48,21 @@ class Run:
                 "no start leads to a minimum of the loss: there must be one with a Hessian that "
                 "has no negative eigenvalue. Is the loss bounded below, and finite at the starts?"
             )
-        reasons: list[str] = []
+        last = None
         for attempt in range(MOST_RESTARTS + 1):
             settings = self.recipe(found)
-            lowest = float(found.values[0])
-            if not settings.f_min < lowest < settings.f_min + settings.energy:
-                bad = "f_min" if settings.f_min >= lowest else "energy"
-                text = (
-                    f"{bad} must leave room for the lowest minimum found, at {lowest:.6g}: "
-                    f"f_min < {lowest:.6g} < f_min + energy; got f_min = {settings.f_min:.6g} and "
-                    f"energy = {settings.energy:.6g}."
-                )
-                if not attempt:
-                    raise ValueError(text)
-                return last._replace(reasons=[text])
-            last, deeper = self.attempt(found, settings, jax.random.fold_in(key, attempt), reasons)
+            lacking = _room(settings, float(found.values[0]))
+            if lacking and last is None:
+                raise ValueError(lacking)
+            if lacking and last is not None:
+                return last._replace(reasons=[lacking])
+            last, deeper = self.attempt(found, settings, jax.random.fold_in(key, attempt))
             if deeper is None:
                 return last
             found = deeper
-        reasons.append(f"deeper minima were still met after {MOST_RESTARTS} new starts")
-        return last._replace(reasons=reasons)
+        assert last is not None
+        text = f"deeper minima were still met after {MOST_RESTARTS} new starts"
+        return last._replace(reasons=[text])
 
     def recipe(self, found: Minima) -> Recipe:
         """The settings for these minima."""
@@ -79,7 +74,9 @@ class Run:
             self.given,
         )
 
-    def attempt(self, found, settings, key, reasons) -> tuple[Collected, Minima | None]:
+    def attempt(
+        self, found: Minima, settings: Recipe, key: jax.Array
+    ) -> tuple[Collected, Minima | None]:
         """Burn-in and walk; and the minima found, where one is deeper than all before."""
         num_zero_modes = int(found.num_zero_modes[0])
         directions = found.x.shape[1] - num_zero_modes
@@ -88,15 +85,8 @@ class Run:
         )
         keys = jax.random.split(key, self.chains)
         modes = self.modes(found)
-        for halving in range(MOST_HALVINGS + 1):
-            shell = self.shell(settings)
-            walk = program.start(self.beginnings(modes, settings), shell)
-            walk, path = self.stretch(program, walk, keys, 0, shell, modes)
-            refused = np.mean(np.asarray(walk.num_refused)) / self.num_times
-            if refused <= MOST_REFUSED or not self.may_shorten:
-                break
-            if halving < MOST_HALVINGS:
-                settings = _shorter(settings)
+        settings, walk = self.burnt_in(program, settings, keys, modes)
+        shell = self.shell(settings)
         seen = self.quench(jnp.concatenate([modes.minimizers, walk.lowest_x, walk.x]))
         after = seen if self.is_deeper(seen, found) else None
         if after is None:
@@ -125,9 +115,21 @@ class Run:
             num_halted=np.asarray(walk.num_halted),
             num_skipped=np.asarray(walk.num_skipped),
             num_gradients=self.num_gradients + self.quench.num_gradients,
-            reasons=reasons,
+            reasons=[],
         )
         return collected, after
+
+    def burnt_in(self, program, settings, keys, modes) -> tuple[Recipe, Walk]:
+        """The first stretch, again with half the step while too many steps are refused."""
+        for last in (*[False] * MOST_HALVINGS, True):
+            shell = self.shell(settings)
+            walk = program.start(self.beginnings(modes, settings), shell)
+            walk, _ = self.stretch(program, walk, keys, 0, shell, modes)
+            refused = np.mean(np.asarray(walk.num_refused)) / self.num_times
+            if last or refused <= MOST_REFUSED or not self.may_shorten:
+                return settings, walk
+            settings = _shorter(settings)
+        raise AssertionError("the last is returned")
 
     def stretch(self, program, walk, keys, part, shell, modes):
         """A tenth of the steps, of all chains."""
@@ -147,8 +149,10 @@ class Run:
     def shell(self, settings: Recipe) -> Shell:
         """The settings as arrays."""
         return Shell(
-            *(jnp.asarray(x, float) for x in (settings.f_min, settings.energy, settings.length)),
-            jnp.asarray(settings.bounce_every, jnp.int32),
+            f_min=jnp.asarray(settings.f_min, float),
+            energy=jnp.asarray(settings.energy, float),
+            length=jnp.asarray(settings.length, float),
+            bounce_every=jnp.asarray(settings.bounce_every, jnp.int32),
         )
 
     def modes(self, found: Minima) -> Modes:
@@ -171,6 +175,18 @@ class Run:
     def is_deeper(self, seen: Minima, found: Minima) -> bool:
         """Whether the lowest of the minima seen is deeper than those found before."""
         return bool(len(seen.values)) and float(seen.values[0]) < self.deep(found)
+
+
+def _room(settings: Recipe, lowest: float) -> str:
+    """What is wrong with f_min or the energy for a lowest minimum; nothing where all is well."""
+    if settings.f_min < lowest < settings.f_min + settings.energy:
+        return ""
+    bad = "f_min" if settings.f_min >= lowest else "energy"
+    return (
+        f"{bad} must leave room for the lowest minimum found, at {lowest:.6g}: "
+        f"f_min < {lowest:.6g} < f_min + energy; got f_min = {settings.f_min:.6g} and "
+        f"energy = {settings.energy:.6g}."
+    )
 
 
 def _shorter(settings: Recipe) -> Recipe:

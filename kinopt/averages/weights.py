@@ -46,8 +46,9 @@ def log_weights(loss: np.ndarray, log_density: np.ndarray, temperature: float) -
 def ratio(above: np.ndarray, below: np.ndarray) -> tuple[Any, Any]:
     """Sum A / sum B and its error, for A [chains, ...] and B [chains].
 
-    >>> ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
-    (np.float64(0.5), np.float64(0.25))
+    >>> mean, error = ratio(np.array([1.0, 3.0]), np.array([2.0, 2.0]))
+    >>> float(mean), float(error)
+    (1.0, 0.5)
     """
     number, total = len(below), below.sum()
     mean = above.sum(axis=0) / total
@@ -58,8 +59,9 @@ def ratio(above: np.ndarray, below: np.ndarray) -> tuple[Any, Any]:
 def log_ratio(above: np.ndarray, below: np.ndarray) -> tuple[Any, Any]:
     """Log(sum A / sum B) and its error, for A [chains, ...] and B [chains].
 
-    >>> log_ratio(np.array([1.0, 1.0]), np.array([2.0, 2.0]))
-    (np.float64(-0.69...), np.float64(0.0))
+    >>> mean, error = log_ratio(np.array([1.0, 1.0]), np.array([2.0, 2.0]))
+    >>> float(mean), float(error)
+    (-0.69..., 0.0)
     """
     mean, error = ratio(above, below)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -114,8 +116,8 @@ def evidence(
     >>> x = rng.normal(size=(4, 2000))  # a standard normal, which is the reference itself
     >>> pi = -(x**2) / 2
     >>> estimate, error = evidence(0 * x, 0.0, pi, x**2, 0.0, 1, 1.0)
-    >>> round(estimate - np.log(2 * np.pi) / 2, 12)
-    0.0
+    >>> bool(abs(estimate - np.log(2 * np.pi) / 2) < 1e-12)
+    True
     """
     reference = -distance_sq / (2 * temperature) + log_det / 2 - log_density
     reference -= n / 2 * np.log(2 * np.pi * temperature)
