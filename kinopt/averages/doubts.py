@@ -6,7 +6,7 @@ A weighted mean always looks like a number. These are the ways in which it lies,
    the difference to half a step is given;
 2. f_min lies above a minimum that was not known: the walk starts anew from the deeper one;
 3. the energy lies below the barrier: known modes are not visited, or too few crossings are seen;
-4. the energy lies below what a temperature needs: weight piles up next to V = E;
+4. the energy lies below what a temperature needs: weight piles up next to the largest V;
 5. few steps carry all the weight: an effective number is small.
 
 What none of them can show is a mode that no start and no walk has met.
@@ -23,7 +23,7 @@ SMALLEST_NUMBER = 50
 """Effective samples of the loss and of each mode's indicator."""
 
 NEAR_THE_TOP = 0.9
-"""Of E: the weight above must be small."""
+"""Of the largest V: the weight above must be small."""
 
 MOST_AT_THE_TOP = 1e-3
 """Share of the weight there: about what is missing beyond."""
@@ -48,7 +48,7 @@ def doubts(
       crossings: [chains].
       visited: whether a mode was, bool [modes].
       heights: of the modes' minima above the lowest, [modes].
-      top_share: share of the weight next to E, [temperatures].
+      top_share: share of the weight next to the largest V, [temperatures].
 
     >>> one = np.ones(1)
     >>> reasons, refused = doubts(one, 9 * one, np.array([30, 40]), one > 0, 0 * one, 0 * one)

@@ -66,7 +66,7 @@ def canonical(
     **What makes it lie**, and what is done about it: a step that is too long (tested; or measured,
     with `adjust=False`); f_min above a deeper mode (a new start); an energy below the barrier, or
     below what a temperature needs, and few steps that carry all the weight (NaN, and `reasons`
-    says why); V >= E, where a weight would be infinite (never entered). A mode that no start leads
+    says why); V near E, where a weight has no bound (never entered). A mode that no start leads
     to and no walk meets cannot be seen.
 
     Args:
@@ -79,7 +79,7 @@ def canonical(
       dt: time step; None: min(sqrt(2/lambda_max), sqrt(10/tr H)) from the Hessian H at the lowest
         minimum, halved while more than a fifth of the steps are refused.
       f_min: loss at V = 0; None: n T_min/4 below the lowest minimum.
-      hot: temperature at which barriers are crossed; None: T_min min(6, 1 + 20/n), or
+      hot: temperature at which barriers are crossed; None: T_min min(6, 1 + 25/n), or
         T_max.
       key: int, typed key or raw key.
       energy: E; None: what `hot` and the temperatures need.

@@ -11,7 +11,7 @@ from kinopt._typing import PyTree
 from kinopt.averages.chains import Modes, Path
 from kinopt.averages.doubts import NEAR_THE_TOP, doubts
 from kinopt.averages.recipe import Recipe
-from kinopt.averages.walk import Shell
+from kinopt.averages.walk import WALL, Shell
 from kinopt.averages.weights import effective, evidence, log_ratio, log_weights, ratio
 from kinopt.basins.chains import crossings
 
@@ -181,7 +181,7 @@ def _at(run: Collected, path: Path, indicators: list[np.ndarray], temperature: f
     known = [flag for flag in indicators if flag.any() and not flag.all()]
     numbers = [effective(np.asarray(x, float), weights) for x in (path.loss, *known)]
     v = path.loss - run.settings.f_min
-    high = float((weights * (v > NEAR_THE_TOP * run.settings.energy)).sum() / below.sum())
+    high = float((weights * (v > NEAR_THE_TOP * WALL * run.settings.energy)).sum() / below.sum())
     log_z = log_z_error = float("nan")
     if not run.num_zero_modes:
         n = run.modes.minimizers.shape[1]
@@ -196,7 +196,7 @@ def _at(run: Collected, path: Path, indicators: list[np.ndarray], temperature: f
 
 
 def _reachable(run: Collected, loss_fn: Callable, temperatures: np.ndarray) -> np.ndarray:
-    """The share of the Gaussian reference that lies in 0 < V < E, [temperatures]."""
+    """The share of the Gaussian reference that lies in 0 < V < 0.9 E, [temperatures]."""
     if run.num_zero_modes:
         return np.ones(len(temperatures))
     sizes, vectors = np.linalg.eigh(np.asarray(run.modes.hessians[0]))
@@ -207,5 +207,5 @@ def _reachable(run: Collected, loss_fn: Callable, temperatures: np.ndarray) -> n
     for temperature in temperatures:
         points = np.asarray(run.modes.minimizers[0]) + np.sqrt(temperature) * away
         v = np.asarray(losses(jnp.asarray(points))) - run.settings.f_min
-        shares.append(np.mean((v > 0) & (v < run.settings.energy)))
+        shares.append(np.mean((v > 0) & (v < WALL * run.settings.energy)))
     return np.array(shares)

@@ -9,7 +9,7 @@ from kinopt.averages.doubts import MATTERS
 from kinopt.averages.minima import Minima, Quench
 from kinopt.averages.readings import Collected, Sums
 from kinopt.averages.recipe import Recipe, recipe
-from kinopt.averages.walk import Shell, Walk
+from kinopt.averages.walk import WALL, Shell, Walk
 
 __all__ = ["NUM_STRETCHES", "Run"]
 
@@ -165,7 +165,7 @@ class Run:
 
     def beginnings(self, modes: Modes, settings: Recipe) -> jax.Array:
         """Where the chains begin: at the minima, in turn."""
-        allowed = np.flatnonzero(np.asarray(modes.values) < settings.f_min + settings.energy)
+        allowed = np.flatnonzero(np.asarray(modes.values) < settings.f_min + WALL * settings.energy)
         return modes.minimizers[allowed[np.arange(self.chains) % len(allowed)]]
 
     def deep(self, found: Minima) -> float:
@@ -179,12 +179,12 @@ class Run:
 
 def _room(settings: Recipe, lowest: float) -> str:
     """What is wrong with f_min or the energy for a lowest minimum; nothing where all is well."""
-    if settings.f_min < lowest < settings.f_min + settings.energy:
+    if settings.f_min < lowest < settings.f_min + WALL * settings.energy:
         return ""
     bad = "f_min" if settings.f_min >= lowest else "energy"
     return (
         f"{bad} must leave room for the lowest minimum found, at {lowest:.6g}: "
-        f"f_min < {lowest:.6g} < f_min + energy; got f_min = {settings.f_min:.6g} and "
+        f"f_min < {lowest:.6g} < f_min + {WALL:g} energy; got f_min = {settings.f_min:.6g} and "
         f"energy = {settings.energy:.6g}."
     )
 

@@ -3,11 +3,13 @@
 Where a Born-Infeld shell of energy E lets a point theta be, and for how long, is known:
 
 $$
-pi(theta) = rho(V),    V = loss - f_min,    0 < V < E
+pi(theta) = rho(V),    V = loss - f_min,    0 < V < 0.9 E
 $$
 
 with rho of `kinopt.theory.phase_space_density` for m directions, every direction u of the momentum
-being as likely. A step of length h turns u by the force, moves, and turns again:
+being as likely. (At V = E a shell of more than two directions has no density, and the force on a
+walk no bound: it would stick there, with weights that have none either. So there is a wall before.)
+A step of length h turns u by the force, moves, and turns again:
 
     u     <- turned by (h/2) F,     F = grad log pi / (m - 1)
     theta <- theta + h u
@@ -23,7 +25,8 @@ $$
 is 0 for an exact path. A level l <= 0, drawn anew as the logarithm of a uniform number at each
 bounce, rises by w at each step; a step that would take it above 0 is not made, and u turns round.
 So (theta, u, l) has the density pi(theta) exp(l) at every step, whatever h is, and each step counts
-as a sample. What lies outside of 0 < V < E has no density: it is never entered, and weighs nothing.
+as a sample. What lies outside of 0 < V < 0.9 E has no density: it is never entered, and weighs
+nothing.
 
 The leapfrog step of `kinopt.bbi` cannot be tested in this way: its drift takes V half a step ahead
 from one end of the step alone, which is not what the step backwards would take, and a kick that is
@@ -44,7 +47,10 @@ import jax.numpy as jnp
 from kinopt import theory
 from kinopt.hamiltonians import born_infeld
 
-__all__ = ["Shell", "Walk", "begin", "log_density", "step", "turned"]
+__all__ = ["WALL", "Shell", "Walk", "begin", "log_density", "step", "turned"]
+
+WALL = 0.9
+"""Of E: the largest V."""
 
 JITTER = 0.2
 """Standard deviation of log h: steps of one length can visit the same points again and again."""
@@ -77,16 +83,16 @@ class Walk(NamedTuple):
 
 
 def log_density(loss: jax.Array, shell: Shell, directions: int) -> jax.Array:
-    """Log rho(V) of a loss, any shape; -inf outside of 0 < V < E.
+    """Log rho(V) of a loss, any shape; -inf outside of 0 < V < 0.9 E.
 
     One direction is counted as two: the shell's density for one is infinite at V = E.
 
     >>> shell = Shell(jnp.array(0.0), jnp.array(2.0), jnp.array(0.1), jnp.array(10))
-    >>> log_density(jnp.array([1.0, 3.0]), shell, 2) - jnp.log(2 * jnp.pi)  # log E/V
+    >>> log_density(jnp.array([1.0, 1.9]), shell, 2) - jnp.log(2 * jnp.pi)  # log E/V
     Array([0.6931..., -inf], dtype=float32)
     """
     v, energy = loss - shell.f_min, shell.energy
-    inside = (v > 0) & (v < energy)
+    inside = (v > 0) & (v < WALL * energy)
     # Gradients of what is left out must be finite too.
     v = jnp.where(inside, v, energy / 2)
     density = theory.phase_space_density(born_infeld(), v, energy, max(directions, 2))
