@@ -71,10 +71,10 @@ def canonical(target: Target, budget: int, keys: jax.Array, **settings) -> np.nd
 
 def automatic(target: Target) -> Recipe:
     """The settings that `kinopt.canonical` finds for itself."""
-    start, t = curvature(target)[0], target.temperature
-    return kinopt.canonical(
-        target.loss, start, t, num_steps=10, chains=2, refuse=False, modes=lambda x: 1
-    ).settings
+    found = kinopt.canonical(
+        target.loss, jnp.asarray(target.starts), target.temperature, num_steps=5000, refuse=False
+    )
+    return found.settings
 
 
 def curvature(target: Target) -> tuple[jax.Array, float, float, float]:
