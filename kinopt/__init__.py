@@ -12,6 +12,7 @@ Energy-conserving descent moves the parameters without friction, and closes a ch
 import importlib
 
 from kinopt import basins, bounces, ensemble, hamiltonians, landscapes, lanes, metrics, theory
+from kinopt.averages import Canonical, canonical
 from kinopt.collisions import (
     CollisionState,
     CollisionStats,
@@ -28,6 +29,7 @@ from kinopt.layers import NeuronAxes, layer_mask
 from kinopt.time_step import suggest_dt
 
 __all__ = [
+    "Canonical",
     "CollisionState",
     "CollisionStats",
     "ECDState",
@@ -38,6 +40,7 @@ __all__ = [
     "basins",
     "bbi",
     "bounces",
+    "canonical",
     "collision_stats",
     "ecd",
     "ecd_stats",

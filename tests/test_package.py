@@ -74,6 +74,7 @@ LAYERS = {
         "_engine",
     },
     "basins": {"_keys", "_lane_checks", "lanes", "layers"},
+    "averages": {"_keys", "_lane_checks", "basins", "hamiltonians", "theory"},
 }
 
 
