@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["MOST_ENTRIES", "RULES", "is_apart", "parts_of"]
+__all__ = ["MAKERS", "MOST_ENTRIES", "RULES", "is_apart", "parts_of"]
 
 MOST_ENTRIES = 16
 """Entries of the largest array that is taken apart: compile time grows with them."""
@@ -176,3 +176,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "stack": lambda eqn, *parts: np.stack([as_parts(x) for x in parts], axis=eqn.params["axis"]),
     "split": lambda eqn, x: np.split(x, np.cumsum(eqn.params["sizes"])[:-1], eqn.params["axis"]),
 }
+
+MAKERS = frozenset({"broadcast_in_dim", "iota", "reshape", "stack"})
+"""Operations that make an array of numbers. What makes numbers of numbers alone needs no rule."""

@@ -24,7 +24,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import Literal
 
-from kinopt._scalar_rules import MOST_ENTRIES, RULES, is_apart, parts_of
+from kinopt._scalar_rules import MAKERS, MOST_ENTRIES, RULES, is_apart, parts_of
 from kinopt._typing import PyTree
 
 __all__ = ["Apart"]
@@ -127,7 +127,8 @@ def _apply(eqn: Any, given: list[Any]) -> list[Any]:
     found = NotImplemented
     if name in NESTED:
         return NESTED[name](eqn, *given)
-    if name in RULES and all(is_apart(x) or np.ndim(x) == 0 for x in given):
+    in_numbers = all(is_apart(x) or np.ndim(x) == 0 for x in given)
+    if in_numbers and name in RULES and (name in MAKERS or any(map(is_apart, given))):
         found = RULES[name](eqn, *given)
     if found is NotImplemented:
         params = eqn.primitive.get_bind_params(eqn.params)

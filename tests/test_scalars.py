@@ -34,6 +34,7 @@ FUNCTIONS = {
     "jitted": lambda x: jax.jit(lambda y: jax.nn.softmax(y, axis=-1))(x),
     "wide": lambda x: jnp.outer(jnp.tile(x.ravel(), 5), x.ravel()),
     "whole numbers": lambda x: (x.round().astype(jnp.int32).sum(), jnp.arange(3) % 2, x.shape[0]),
+    "scalars": lambda x: (jnp.sum(x[0, 0]), jnp.full(3, x[1, 1]), x[0, 1].reshape(1, 1).T[0, 0]),
     "random": lambda x: jax.random.normal(jax.random.fold_in(jax.random.key(3), 7), (2,)) + x[0],
 }
 

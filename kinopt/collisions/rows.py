@@ -177,8 +177,8 @@ def mean_cosine(g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
     scaled, inverse_norm = directions(g, crowd)
     sums = crowd.over_neurons(jnp.sum(scaled.T * inverse_norm[None], axis=1))
     total = crowd.over_features(jnp.sum(jnp.square(sums)))
-    number = crowd.total(inverse_norm != 0)
-    pairs = (number * (number - 1)).astype(total.dtype)
+    number = crowd.total((inverse_norm != 0).astype(total.dtype))
+    pairs = number * (number - 1)
     return jnp.where(pairs == 0, 0, (total - number) / jnp.where(pairs == 0, 1, pairs))
 
 
