@@ -40,6 +40,7 @@ def shaped(numbers: Iterable[Any], shape: tuple[int, ...]) -> Any:
 
 
 def as_parts(x: Any) -> np.ndarray:
+    """A value as an object array, of shape [] for a number."""
     return x if is_apart(x) else parts_of([x], ())
 
 

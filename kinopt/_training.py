@@ -30,7 +30,6 @@ from kinopt._workers import Worker
 __all__ = [
     "FAILED",
     "KEEP",
-    "RECORDS",
     "Problem",
     "Seen",
     "Training",

@@ -15,7 +15,7 @@ run of the ladder. Then the automatic settings against others.
 
 Reproduces: nothing; the papers weight no trajectory.
 Needs: blackjax.
-Takes: smoke 2 min; laptop 25 min on 2 cores that are shared.
+Takes: smoke 2 min; laptop 40 min on 2 cores that are shared.
 Scale: up to 32 parameters and 4e5 gradients; ten seeds resolve factors of two, not less.
 """
 
