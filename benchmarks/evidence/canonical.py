@@ -250,7 +250,7 @@ def headline(rows: list[Row]) -> str:
 
 def plot(rows: list[Row]) -> Figure:
     """Errors of each method in units of ours, for each target."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     names = list(dict.fromkeys((r["target"], r["gradients"]) for r in where(rows, stage="methods")))
     for k, axes in enumerate(panels):
@@ -263,9 +263,10 @@ def plot(rows: list[Row]) -> Figure:
             style = "k|" if method == OURS else "o"
             x, y = np.reshape(points, (-1, 2)).T
             axes.plot(x, y, style, alpha=0.7, label=method)
-        axes.set(xscale="log", xlabel=f"error of the {QUANTITIES[k]} / that of kinopt.canonical")
+        axes.set(xscale="log", title=QUANTITIES[k])
+    figure.supxlabel("error / that of kinopt.canonical", fontsize=10)
     labels = [f"{name}, {gradients:g}" for name, gradients in names]
     panels[0].set_yticks(range(len(names)), labels, fontsize=8)
     panels[0].invert_yaxis()
-    panels[1].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", frameon=False)
     return figure
