@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -276,37 +275,49 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_a_row(
     assert measured == ([2, 3] if done_argument else [0, 1, 2, 3])
 
 
+WAITING_RUN = """
+import pathlib, sys, time
+from benchmarks import runner
+from tests.test_benchmarks import OneNumber, made_up
+
+rows, measures = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+
+def run(settings, done):
+    for count, number in enumerate(n for n in range(4) if not done(number=n)):
+        if count == measures:
+            print("waiting", flush=True)
+            time.sleep(600)
+        yield {"number": number}
+
+sys.exit(runner.perform("made_up", made_up(run), "smoke", OneNumber(), rows, resume=True))
+"""
+"""Measures so many numbers that are not on record yet, then waits to be ended."""
+
+
 @pytest.mark.slow
 def test_a_run_survives_ctrl_c_and_sigkill(tmp_path):
     """The real thing: a process is ended after its first row, another one after its second."""
     path = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "benchmarks", "run", "ko.condensation", "--preset", "smoke"]
-    command += ["--quiet", "--out", str(path), "--resume"]
 
-    def ended_after(num_rows: int, end: Callable[[subprocess.Popen], None]) -> tuple[int, str]:
+    def ended(end: Callable[[subprocess.Popen], None]) -> tuple[int, str]:
+        command = [sys.executable, "-c", WAITING_RUN, str(path), "1"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            while not (path.exists() and path.read_bytes().count(b"\n") >= num_rows):
-                assert process.poll() is None
-                time.sleep(0.05)
+            assert process.stdout
+            assert "waiting\n" in process.stdout
             end(process)
-            output, _ = process.communicate()
-        return process.returncode, output
+            return process.wait(), process.stdout.read()
 
-    status, output = ended_after(1, lambda process: process.send_signal(signal.SIGINT))
+    status, output = ended(lambda process: process.send_signal(signal.SIGINT))
     assert status == runner.INTERRUPTED
-    assert "Interrupted. Measured until then" in output
+    assert "Interrupted. Measured until then: 1 rows" in output
     assert "Traceback" not in output
-    first = len(record.read(path))
-    ended_after(first + 1, subprocess.Popen.kill)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert ended(subprocess.Popen.kill)[0] == -signal.SIGKILL
+    assert len(record.read(path)) == 2
+    subprocess.run([sys.executable, "-c", WAITING_RUN, str(path), "99"], check=True)
     rows = record.read(path)
-    module = experiments.load("ko.condensation")
-    laws = module.PRESETS["smoke"].laws
-    expected = [(law, c) for law in laws for c in module.COEFFICIENTS[law]]
-    assert first < len(expected)
-    assert [(row["law"], row["coll_coef"]) for row in rows] == expected
+    assert [row["number"] for row in rows] == [0, 1, 2, 3]
     assert len({row["date"] for row in rows}) == 1
 
 
