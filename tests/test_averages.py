@@ -71,7 +71,12 @@ def ks_p(loss_fn, n, length, tested):
 
 @pytest.mark.parametrize(
     ("loss_fn", "n", "length"),
-    [(quartic, 1, 1.5), (quartic, 2, 5.0), (double_well, 1, 0.5), (gaussians, 2, 3.5)],
+    [
+        pytest.param(quartic, 1, 1.5, marks=pytest.mark.slow),
+        (quartic, 2, 5.0),
+        pytest.param(double_well, 1, 0.5, marks=pytest.mark.slow),
+        pytest.param(gaussians, 2, 3.5, marks=pytest.mark.slow),
+    ],
 )
 def test_a_tested_step_leaves_the_density_as_it_is_at_any_length(loss_fn, n, length):
     assert ks_p(loss_fn, n, length, tested=True) > 1e-3
@@ -105,6 +110,7 @@ def near(found, truth, error, most=4.5):
     assert (away < most).all(), away
 
 
+@pytest.mark.slow
 def test_a_quartic_well_at_three_temperatures():
     found = kinopt.canonical(quartic, jnp.array([1.0]), TEMPERATURES, num_steps=4000, chains=32)
     t = np.array(TEMPERATURES)
@@ -116,7 +122,7 @@ def test_a_quartic_well_at_three_temperatures():
     assert (found.step_bias == 0).all()
 
 
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("n", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_wells_have_their_weights_free_energies_and_evidence(n):
     starts = jnp.zeros((2, n)).at[:, 0].set(jnp.array([-1.0, 1.0]))
     found = kinopt.canonical(
@@ -189,6 +195,7 @@ def test_the_surface_of_mueller_and_brown():
 # What makes it lie
 
 
+@pytest.mark.slow
 def test_the_bias_of_a_step_that_is_not_tested_is_measured():
     found = kinopt.canonical(
         quartic, jnp.ones(3), 1.0, num_steps=8000, dt=2.5, chains=16, adjust=False, refuse=False
@@ -215,6 +222,7 @@ def test_an_energy_below_the_barrier_is_refused():
     assert told.reasons == found.reasons
 
 
+@pytest.mark.slow
 def test_an_energy_below_what_a_temperature_needs_is_refused():
     found = kinopt.canonical(
         lambda x: jnp.sum(x**2) / 2, jnp.ones(2), [0.1, 1.0], num_steps=2000, energy=2.0
@@ -224,6 +232,7 @@ def test_an_energy_below_what_a_temperature_needs_is_refused():
     assert any("T = 1:" in reason and "higher energy" in reason for reason in found.reasons)
 
 
+@pytest.mark.slow
 def test_few_effective_samples_are_refused():
     found = kinopt.canonical(
         lambda x: jnp.sum(x**2) / 2, jnp.ones(40), 1.0, num_steps=500, hot=10.0
@@ -233,6 +242,7 @@ def test_few_effective_samples_are_refused():
     assert found.ess < 50
 
 
+@pytest.mark.slow
 def test_a_deeper_minimum_that_is_met_becomes_the_new_start():
     def tilted(x):
         return (x[0] ** 2 - 1) ** 2 + x[0] + jnp.sum(x[1:] ** 2)
@@ -268,6 +278,7 @@ def test_a_wall_of_nan_is_a_wall():
     assert not found.num_halted.any()
 
 
+@pytest.mark.slow
 def test_flat_directions_have_no_evidence_and_no_modes():
     def ring(x):
         return 5 * (jnp.sum(x**2) - 1) ** 2
@@ -312,6 +323,7 @@ def test_parameters_and_observables_are_trees():
     assert again.mean.shape == (1,)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_for_all_kinds_of_key_and_another_for_another():
     def mean(key):
         settings = {"num_steps": 10, "chains": 2, "refuse": False}

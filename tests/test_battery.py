@@ -471,6 +471,7 @@ def test_strict_promotion(case: Case, dtype):
     assert strict == programs()
 
 
+@pytest.mark.slow
 @every_state
 @on_a_mesh
 def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
@@ -540,6 +541,7 @@ def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
         np.testing.assert_allclose(losses(parts), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @every_kind
 def test_spmd_axis_name(case: Case):
     """Members of a `vmap` spread over a mesh axis, as a pipeline or an ensemble has them."""

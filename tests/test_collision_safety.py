@@ -78,6 +78,7 @@ class TestDefaults:
         assert (defaults["coll_coef"], defaults["distance"]) == (0.01, "rms")
         assert (defaults["combine"], defaults["scatter"]) == ("metropolis", "auto")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("neurons", "features"), [(64, 256), (256, 400)])
     def test_hard_does_not_raise_the_energy_of_a_fresh_layer(self, neurons, features):
         keys = jax.random.split(jax.random.key(0))
@@ -100,6 +101,7 @@ class TestDefaults:
         np.testing.assert_array_equal(after[:, 2], g[:, 2])
         assert not np.allclose(after, g)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("coll_coef", [0.02, 0.3, 0.99])
     def test_auto_is_one_of_the_two(self, coll_coef):
         """Which one follows the number of accepted pairs, and not the block size."""

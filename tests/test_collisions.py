@@ -73,6 +73,7 @@ def test_batch_axes_equal_a_loop_and_specifications_agree(collision):
     np.testing.assert_allclose(turned.T, alone[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_keys_of_every_kind_give_one_result():
     w, g = gas()
     raw = jax.random.key_data(jax.random.key(3))
@@ -376,6 +377,7 @@ def test_a_mask_tree_made_from_an_nnx_state():
     assert list(kinopt.collision_stats(optimizer.opt_state)) == ["head/kernel"]
 
 
+@pytest.mark.slow
 def test_attention_and_scanned_layers():
     """The axes of the table in kinopt.layers, on the parameters that Flax really makes."""
 

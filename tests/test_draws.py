@@ -208,7 +208,15 @@ def assert_independent(drawn):
 
 @pytest.mark.parametrize(
     ("name", "impl"),
-    [*((name, "threefry2x32") for name in HARD), *((name, "rbg") for name in ("pairs", "cells"))],
+    [
+        ("cells", "threefry2x32"),
+        *(
+            pytest.param(name, "threefry2x32", marks=pytest.mark.slow)
+            for name in HARD
+            if name != "cells"
+        ),
+        *(pytest.param(name, "rbg", marks=pytest.mark.slow) for name in ("pairs", "cells")),
+    ],
 )
 def test_levels_scatter_independently(name, impl):
     """Leaves, steps, layers and heads of one collision."""
@@ -247,6 +255,7 @@ def test_soft_and_hard_collisions_with_one_key_find_other_cells():
     assert abs(same.mean() - 1 / 7) < 5 * same.std(ddof=1) / np.sqrt(len(same))
 
 
+@pytest.mark.slow
 def test_every_pair_meets_equally_often_in_cells_of_all_slices_and_steps():
     """Orders of cells, and matchings, of neighbouring slices and steps have nothing in common."""
     g = jnp.asarray(np.random.default_rng(0).normal(size=(40, 6, 8)), jnp.float32)
@@ -276,6 +285,7 @@ def test_every_pair_meets_equally_often_in_cells_of_all_slices_and_steps():
             assert abs(same.mean() - 1 / 7) < 5 * error
 
 
+@pytest.mark.slow
 def test_two_collisions_in_a_chain_need_two_keys():
     """Documented: with one key they draw alike, with two they do not."""
     g = gradients(2)["a"][0, :, 0]

@@ -80,7 +80,15 @@ def reference():
     return run(50, lanes=16, chunk=32)
 
 
-@pytest.mark.parametrize(("lanes", "chunk"), [(1, 500), (7, 13), (2000, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("lanes", "chunk"),
+    [
+        pytest.param(1, 500, marks=pytest.mark.slow),
+        (7, 13),
+        pytest.param(2000, 1, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_outcomes_do_not_depend_on_lanes_or_chunk(reference, lanes, chunk):
     result = run(50, lanes=lanes, chunk=chunk)
     assert_same(result, reference)
@@ -88,6 +96,7 @@ def test_outcomes_do_not_depend_on_lanes_or_chunk(reference, lanes, chunk):
     assert int(reference.num_steps.max()) > 3 * int(reference.num_steps.min())
 
 
+@pytest.mark.slow
 def test_outcomes_do_not_depend_on_company(reference):
     """With lanes and chunk left to the library."""
     assert_same(run(11), jax.tree.map(lambda x: x[:11], reference))
@@ -104,6 +113,7 @@ def test_a_mesh_shares_the_seeds(reference, monkeypatch):
     assert [int(worker.source.length) for worker in made] == [25, 25]
 
 
+@pytest.mark.slow
 def test_many_operations_or_one_function_are_the_same_steps(monkeypatch):
     """How a CPU's compiler cuts the program changes the last digits only."""
     one_function = run(8, num_steps=30)
@@ -228,6 +238,7 @@ def test_randomness_is_drawn_only_when_some_lane_bounces():
     assert "random_bits" in str(branches)
 
 
+@pytest.mark.slow
 def test_float64():
     with jax.enable_x64(True):
         result = ensemble.run(
@@ -255,6 +266,7 @@ def test_trajectories_are_those_of_the_run(reference):
     assert (jnp.diff(path.num_steps, axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_more_records_than_a_call_makes(monkeypatch):
     def path(every):
         return ensemble.trajectories(
@@ -268,6 +280,7 @@ def test_more_records_than_a_call_makes(monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, path(every), parts)
 
 
+@pytest.mark.slow
 def test_more_seeds_than_a_function_of_a_cpu_takes():
     """XLA splits operations on so many lanes among cores, which it cannot inside one function."""
     number, num_steps = 600, 30
@@ -279,6 +292,7 @@ def test_more_seeds_than_a_function_of_a_cpu_takes():
     np.testing.assert_array_equal(path.params[:, -1], ended.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build", [Build(), Build(is_small=True, is_branchless=True, piece=32)], ids=["plain", "gpu"]
 )
@@ -295,6 +309,7 @@ def test_seeds_end_alike_however_a_round_is_compiled(build, monkeypatch):
     np.testing.assert_allclose(result.params, expected.params, rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_ctrl_c_returns_what_is_finished(monkeypatch):
     """The signal comes while the programs run: they stop after the call they are in."""
     real = _engine.concurrent.futures.wait

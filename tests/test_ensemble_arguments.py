@@ -272,6 +272,7 @@ class TestForgottenStacked:
         assert whole.value.tolist() == [55.0] * 3
         assert whole.params.shape == (3, 3, 2)
 
+    @pytest.mark.slow
     def test_no_false_alarm(self):
         """Some leaves alone, one seed, and a loss that takes no rows."""
         some = call(params={"w": self.starts, "b": jnp.ones(2)}, loss_fn=two)

@@ -97,6 +97,7 @@ def test_nothing_depends_on_order_company_or_mesh(reference):
         assert_same(result._replace(seed=some.seed), some)
 
 
+@pytest.mark.slow
 def test_only_the_summary_comes_back(reference):
     result = call(keep=("summary",), lanes=4, chunk=3)
     assert (result.params, result.best_params, result.opt_state) == (None, None, None)
@@ -104,6 +105,7 @@ def test_only_the_summary_comes_back(reference):
     assert_same(result.best_value, reference.best_value)
 
 
+@pytest.mark.slow
 def test_trajectories_see_the_same_batches(reference):
     path = ensemble.trajectories(
         loss, SGD, jnp.array(0.0), KEYS, num_steps=STEPS, stop=stop, batches=ROWS, has_aux=True

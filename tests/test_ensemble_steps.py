@@ -56,6 +56,7 @@ def test_a_seed_that_turns_non_finite_failed_wherever_it_was(chunk, lanes):
             break
 
 
+@pytest.mark.slow
 def test_the_best_value_counts_the_start_and_the_end():
     """Rising, falling, and a valley: the lowest is at the start, at the end, in the middle."""
     assert clock(rising, [2.0, 3.0]).best_value.tolist() == [2.0, 3.0]
@@ -156,7 +157,12 @@ class TestComplex:
         return jnp.abs(z["z"] - self.target) ** 2 + jnp.sum((z["x"] - 3) ** 2)
 
     @pytest.mark.parametrize(
-        "make", [optax.sgd, optax.adam, optax.rmsprop], ids=lambda f: f.__name__
+        "make",
+        [
+            optax.adam,
+            *(pytest.param(f, marks=pytest.mark.slow) for f in (optax.sgd, optax.rmsprop)),
+        ],
+        ids=lambda f: f.__name__,
     )
     def test_complex_and_real_leaves_find_their_minimum(self, make):
         start = {"z": jnp.array(-2.0 + 3.0j), "x": jnp.zeros(2)}
@@ -205,7 +211,11 @@ class TestComplex:
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize(
     ("shape", "number", "lengths"),
-    [((3,), 7, [3, 3, 1]), ((2, 2), 7, [2, 2, 2, 1]), ((2, 2), 3, [1, 1, 1, 0])],
+    [
+        pytest.param((3,), 7, [3, 3, 1], marks=pytest.mark.slow),
+        pytest.param((2, 2), 7, [2, 2, 2, 1], marks=pytest.mark.slow),
+        ((2, 2), 3, [1, 1, 1, 0]),
+    ],
     ids=str,
 )
 def test_seeds_over_meshes_of_any_shape(shape, number, lengths, kind, monkeypatch):
@@ -234,6 +244,7 @@ def test_a_mesh_that_is_set_changes_nothing(kind):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_a_lane_may_be_spread_by_vmap():
     """`spmd_axis_name` names the mesh axis of a vmap around an update that draws when it must."""
     mesh = jax.make_mesh((2,), ("seeds",), axis_types=(AxisType.Auto,))
@@ -254,6 +265,7 @@ def test_a_lane_may_be_spread_by_vmap():
     np.testing.assert_allclose(spread, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_strict_promotion():
     """Of ranks and of types."""
     basins = kinopt.landscapes.two_basins()
@@ -276,7 +288,14 @@ def test_signatures_say_none_for_doubt():
         assert inspect.signature(function).parameters["stacked"].default is None
 
 
-@pytest.mark.parametrize("optimizer", ["bbi", "soft", "isokinetic"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param("bbi", marks=pytest.mark.slow),
+        pytest.param("soft", marks=pytest.mark.slow),
+        "isokinetic",
+    ],
+)
 def test_what_is_not_kept_changes_nothing_else(optimizer):
     """Least of all the statistics of a state, which are not even computed then."""
 

@@ -261,6 +261,7 @@ def test_derivative_of_neurons_computed_in_the_same_program():
     np.testing.assert_allclose(slopes, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_complex_neurons_have_a_hermitian_product():
     """A phase is no difference; the real and imaginary parts alone say something else."""
     a, b = normal(2, 4) + 1j * normal(2, 4, seed=1)

@@ -232,6 +232,7 @@ def test_a_session_of_tests_checks_shapes_and_types():
         kinopt.collisions.soft.soft_law(jnp.ones(3), jnp.ones((2, 3)), 0.1)
 
 
+@pytest.mark.slow
 def test_the_readme_examples_run_as_pasted():
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert examples

@@ -33,6 +33,7 @@ def test_the_samples_are_those_of_the_paper():
     assert float(weights.std()) == pytest.approx(0.005, rel=0.15)
 
 
+@pytest.mark.slow
 def test_a_seed_of_a_network_does_not_depend_on_the_law():
     settings = condensation.Settings(num_seeds=2, num_steps=4, num_snapshots=2)
     keys = jax.random.split(jax.random.key(0), 2)
@@ -55,6 +56,7 @@ def test_every_law_is_shown_at_a_coefficient_that_is_run():
 # Theorem 3.3
 
 
+@pytest.mark.slow
 def test_the_effect_is_the_first_order_of_a_step():
     with jax.enable_x64(True):
         random = np.random.default_rng(0)
@@ -246,6 +248,7 @@ def test_all_methods_of_a_base_try_the_same_rates():
     assert max(plain["rate"]) <= high
 
 
+@pytest.mark.slow
 def test_each_case_is_trained_from_its_seed_and_its_checkpoint_goes_with_the_row(tmp_path):
     trainer, split = small_trainer()
     cases = [

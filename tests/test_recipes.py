@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / ".docs" / "recipes").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_runs(script, monkeypatch):
     monkeypatch.setenv("NETWORKS", "4")  # where a recipe trains many

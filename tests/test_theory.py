@@ -419,6 +419,7 @@ def test_the_two_basins_of_section_4_3():
     assert ratio == pytest.approx(1.92585, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_the_quadrature_has_converged():
     for ratio in (entry_flux_ratio, occupancy_ratio):
         few = ratio(*two_basins(), f_min=-0.01, num_directions=24)
