@@ -92,7 +92,9 @@ def isokinetic(
       nu: >= 0: u turns at random at each step, by an angle of about nu sqrt(d), as in ECDSep.
       cool: the schedule anneals the drift alone, and delta keeps rho; False: delta has rho a_t.
       key: int, typed key or raw key data, for `nu`.
-      mu_dtype: type of u; by default that of each parameter.
+      mu_dtype: type of u; by default that of each parameter. In bfloat16 an entry of u
+        keeps no change below 1/512 of itself, so that turns much smaller than that are lost, step
+        after step: look at `kick`, delta, in `kinopt.ecd_stats`.
 
     Returns:
       A transformation with `update(grads, state, params=None, *, value, **extra)`, state

@@ -244,6 +244,25 @@ def test_a_zero_gradient_leaves_the_direction():
     np.testing.assert_allclose(second, first, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("delta", "is_lost"), [(1e-3, True), (1e-2, False)])
+def test_a_narrow_direction_loses_small_turns(delta, is_lost):
+    """Documented: below 1/512 of an entry. Ten turns towards a force at right angles."""
+    ahead, across = jnp.array([1.0, 1.0]), jnp.array([1.0, -1.0])
+
+    def after_ten(mu_dtype):
+        tx = kinopt.isokinetic(1.0, eta=1.0, f_min=0.0, mu_dtype=mu_dtype)  # kappa = 1
+        state = tx.init(ahead)
+        _, state = tx.update(-ahead, state, value=1.0)
+        for _ in range(10):
+            update, state = tx.update(-across, state, value=2**0.5 / delta)
+        np.testing.assert_allclose(state.kick, delta, rtol=1e-5)
+        return jnp.arctan2(update @ across, update @ ahead)
+
+    wide, narrow = after_ten(None), after_ten(jnp.bfloat16)
+    np.testing.assert_allclose(wide, np.pi / 2 - 2 * np.arctan(np.exp(-10 * delta)), rtol=1e-3)
+    assert abs(narrow) < 1e-6 if is_lost else abs(narrow - wide) < 0.03
+
+
 def test_decay_follows_the_mask_and_the_schedule():
     params = {"w": jnp.full((2, 2), 2.0), "b": jnp.full(2, 2.0), "n": 3}
     grads = {"w": jnp.zeros((2, 2)), "b": jnp.zeros(2), "n": jnp.zeros((), jax.dtypes.float0)}

@@ -85,7 +85,8 @@ def ecd(
       eps2: at V <= eps2 the parameters are frozen, until V rises again. At least the smallest
         normal number of the state's type, and where |Pi| would overflow (for Born-Infeld at
         V <= 4 E^2 / largest number; for float16 momentum at |Pi| above 32752).
-      mu_dtype: type of the momentum; by default that of each parameter.
+      mu_dtype: type of the momentum; by default that of each parameter. In bfloat16 an entry
+        keeps no change below 1/512 of itself: small kicks of a long momentum are lost.
       cool: a departure from the paper: a schedule anneals the drift alone, and the kick keeps the
         time step that the schedule gives at count 0. In the paper's step momentum is hardly
         renewed any more once Delta t is small. Without a schedule it changes nothing (nor under
