@@ -97,8 +97,8 @@ FAULTS = {
         ),
         ("(features**0.5 if", "(features if"),
         ("w_scale / (", "1 / ("),
-        ("g.T + change.T * g_scale", "g.T + change.T"),
-        ("squared_ratio(change, gas.g, crowd)", "squared_ratio(change, g, crowd)"),
+        ("change.T * (1 / of_g.unit)", "change.T"),
+        ("squared_ratio(change.T, of_g, crowd)", "squared_ratio(after, of_g, crowd)"),
     ),
     "collisions/partners.py": (
         (
@@ -185,11 +185,13 @@ FAULTS = {
     ),
     "collisions/rows.py": (
         ("kinopt/collisions/rows.py tests/test_rows.py", *ROWS),
-        ("columns * (1 / _invertible(largest))[None]", "columns"),
+        ("columns * (1 / divisor)[None]", "columns"),
+        ("jnp.where(is_zero, 0, divisor)", "divisor"),
+        ("jnp.square(largest * unit) * squared", "jnp.square(unit) * squared"),
         ("jnp.where(largest == 0, 1, clipped)", "clipped"),
-        ("jnp.where(old == 0, 1 + new,", "jnp.where(old == 0, new,"),
+        ("jnp.where(g.total == 0, 1 + ratio, ratio)", "ratio"),
         ("jnp.mean(columns, axis=1", "jnp.sum(columns, axis=1"),
-        ("jnp.square(sums))) / neurons", "jnp.square(sums)))"),
+        ("squares[0] / (neurons * ", "squares[0] / ("),
     ),
     "collisions/crowd.py": (
         ("tests/test_crowd.py", "tests/test_devices.py"),
@@ -229,7 +231,7 @@ FAULTS = {
         ("before + counts", "counts"),
         ('frozenset({"gain", "max_abs_cosine"})', 'frozenset({"gain"})'),
         ('frozenset({"gain", "max_abs_cosine"})', 'frozenset({"max_abs_cosine"})'),
-        ("energy_ratio(after, g, crowd)", "energy_ratio(g, after, crowd)"),
+        ("energy_ratio(after, of_g, crowd)", "energy_ratio(g, of_g, crowd)"),
         ("getattr(seen, name) * weights", "getattr(seen, name)"),
         ("number += 1", "number += 2"),
         ("stats.num_uphill > 0", "stats.num_uphill > 1"),

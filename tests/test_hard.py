@@ -16,7 +16,7 @@ import tests.oracle as oracle
 from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.hard import hard_law
 from kinopt.collisions.partners import accepts, random_matching, squared_distances
-from kinopt.collisions.rows import energy_ratio
+from kinopt.collisions.rows import energy_ratio, scales
 from kinopt.collisions.scattering import noise_of_factor, pair_directions, pool_rows
 
 COMBINE = ["sum", "metropolis", "matching"]
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 def law_in_blocks(w, g, key, c, block_size=None, **scheme):
     after, stats = hard_law(w, g, key, c, crowd=Crowd(block_size=block_size), **scheme)
-    return after, Seen(*stats, energy_ratio(after, g))
+    return after, Seen(*stats, energy_ratio(after, scales(g)))
 
 
 law = jax.jit(law_in_blocks, static_argnames=STATIC, compiler_options=QUICK)

@@ -16,25 +16,29 @@ def test_the_unit_of_zeros_is_one():
     """Both ratios are then |X|^2 itself, in the unit of X: of 2 x 3 twos 24."""
     x, zeros = jnp.full((2, 3), 2.0), jnp.zeros((2, 3))
     assert rows.binary_scale(zeros) == 1
-    assert rows.squared_ratio(x, zeros) == 24
-    assert rows.energy_ratio(x, zeros) == 1 + 24
-    assert rows.squared_ratio(zeros, x) == rows.energy_ratio(zeros, x) == 0
-    assert rows.common_mode(zeros) == rows.mean_cosine(zeros) == 0
-    assert rows.mean_cosine(zeros.at[0].set(1)) == 0  # there is no pair
+    of_x, of_zeros = rows.scales(x), rows.scales(zeros)
+    assert of_zeros.unit == 1
+    assert rows.squared_ratio(x, of_zeros) == 24
+    assert rows.energy_ratio(x, of_zeros) == 1 + 24
+    assert rows.squared_ratio(zeros, of_x) == rows.energy_ratio(zeros, of_x) == 0
+    assert rows.in_common(zeros, of_zeros) == (0, 0)
+    one = zeros.at[0].set(1)
+    assert rows.in_common(one, rows.scales(one)) == (0.5, 0)  # there is no pair
 
 
 @pytest.mark.parametrize("power", [-100, 0, 100])
 def test_ratios_of_any_unit(power):
+    """With a neuron at rest among them."""
     x, g = np.float32(normal(2, 4, 3))
+    g[1] = 0
     unit = np.float32(2.0**power)
     expected = np.sum(x**2, dtype=np.float64) / np.sum(g**2, dtype=np.float64)
     for ratio in (rows.squared_ratio, rows.energy_ratio):
-        assert ratio(jnp.asarray(unit * x), jnp.asarray(unit * g)) == pytest.approx(
-            expected, rel=1e-5
-        )
+        of_g = rows.scales(jnp.asarray(unit * g))
+        assert ratio(jnp.asarray(unit * x), of_g) == pytest.approx(expected, rel=1e-5)
     mean = g.mean(axis=0, dtype=np.float64)
     common = 4 * np.sum(mean**2) / np.sum(g**2, dtype=np.float64)
-    assert rows.common_mode(jnp.asarray(unit * g)) == pytest.approx(common, rel=1e-5)
+    assert rows.in_common(jnp.asarray(unit * g), of_g).mode == pytest.approx(common, rel=1e-5)
 
 
 def test_centred_rows_have_no_mean():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import kinopt
 import tests.oracle as oracle
 from kinopt.collisions.crowd import Crowd
-from kinopt.collisions.rows import energy_ratio
+from kinopt.collisions.rows import energy_ratio, scales
 from kinopt.collisions.soft import soft_law
 
 SCHEMES = [
@@ -39,7 +39,7 @@ def layer(neurons, features, seed=0, condensed=0.0):
 def law(w, g, c, block_size=None, **scheme):
     """The law with a block size, and |g'|^2 / |g|^2 beside what it saw."""
     after, stats = soft_law(w, g, c, crowd=Crowd(block_size=block_size), **scheme)
-    seen = stats._asdict() | {"energy_ratio": energy_ratio(after, g)}
+    seen = stats._asdict() | {"energy_ratio": energy_ratio(after, scales(g))}
     return after, seen
 
 

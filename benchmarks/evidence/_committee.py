@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 import kinopt
-from kinopt.collisions.rows import common_mode
+from kinopt.collisions.rows import in_common, scales
 from kinopt.metrics import weight_correlation
 
 __all__ = ["ACTIVATIONS", "METHODS", "Looks", "Method", "Size", "methods_of", "train"]
@@ -236,7 +236,7 @@ def _train(method, size, activation, cosine, steps, decayed, rates, strengths, s
             found, g = jax.value_and_grad(error)(carry[0], fresh)
             g, w = g["units"].T, carry[0]["units"].T
             cos_g, cos_w = weight_correlation(g), weight_correlation(w)
-            return carry, Looks(found, common_mode(g), cos_g, cos_w, w)
+            return carry, Looks(found, in_common(g, scales(g)).mode, cos_g, cos_w, w)
 
         carry = params, tx.init(params)
         return jax.lax.scan(look, carry, jnp.arange(size.looks))[1]

@@ -31,7 +31,7 @@ from benchmarks.markdown import table_of
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row, budget
 from benchmarks.statistics import holm, paired_p
-from kinopt.collisions.rows import common_mode
+from kinopt.collisions.rows import in_common, scales
 from kinopt.metrics import weight_correlation
 
 __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
@@ -149,7 +149,7 @@ def _train(name: str, method: str, num_steps: int, rates, strengths, seeds):
             return jnp.mean(of(jax.random.split(keys[3], 16)))
 
         g, w = jax.grad(mean_loss)(params)["units"].T, params["units"].T
-        numbers = common_mode(g), weight_correlation(g), weight_correlation(w)
+        numbers = in_common(g, scales(g)).mode, weight_correlation(g), weight_correlation(w)
         return problem.score(params, world), *numbers
 
     return jax.vmap(one)(rates, strengths, seeds)

@@ -261,7 +261,9 @@ PARTS = {
     "their directions": _part(
         lambda w, g: [(to.scaled.T, to.inverse_norm) for to in map(row_geometry.directions, (w, g))]
     ),
-    "the change of energy": _part(lambda w, g: row_geometry.energy_ratio(w, g)),
+    "the change of energy": _part(
+        lambda w, g: row_geometry.energy_ratio(w, row_geometry.scales(g))
+    ),
     "a matching's pairs, seen": _part(_look_at_pairs),
     "a matching's directions": _part(
         lambda w, g: scattering.pair_directions(jax.random.key(0), *_matching(len(w)), g)

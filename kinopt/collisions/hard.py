@@ -36,7 +36,7 @@ from kinopt.collisions.all_pairs import Scatter, collide_all_pairs
 from kinopt.collisions.crowd import WHOLE, Crowd
 from kinopt.collisions.matching import collide_matching
 from kinopt.collisions.partners import Gas
-from kinopt.collisions.rows import binary_scale, squared_ratio
+from kinopt.collisions.rows import binary_scale, scales, squared_ratio
 
 __all__ = ["Combine", "Distance", "HardStats", "Scatter", "hard_law"]
 
@@ -92,9 +92,9 @@ def hard_law(
     if neurons == 1:  # a cell may hold one; it has no partner
         zero = jnp.zeros((), w.dtype)
         return g, HardStats(zero, zero, zero, zero)
-    w_scale, g_scale = binary_scale(w.T, crowd), binary_scale(g.T, crowd)
+    w_scale, of_g = binary_scale(w.T, crowd), scales(g, crowd)
     unit = w_scale / (features**0.5 if distance == "rms" else 1.0)
-    gas = Gas(w * (1 / w_scale), g * (1 / g_scale), unit)
+    gas = Gas(w * (1 / w_scale), g * of_g.unit, unit)
     c = jnp.asarray(coll_coef, w.dtype)
     if combine == "matching":
         change, *seen = collide_matching(gas, key, c, approaching_only, restitution, crowd)
@@ -110,6 +110,7 @@ def hard_law(
             crowd,
         )
     # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
-    after = jnp.where(change.T == 0, g.T, g.T + change.T * g_scale).T
+    change = change.T * (1 / of_g.unit)
+    after = jnp.where(change == 0, g.T, g.T + change).T
     fraction, mean_cosine, max_cosine = seen
-    return after, HardStats(fraction, squared_ratio(change, gas.g, crowd), mean_cosine, max_cosine)
+    return after, HardStats(fraction, squared_ratio(change.T, of_g, crowd), mean_cosine, max_cosine)

@@ -19,15 +19,17 @@ from kinopt.collisions.crowd import WHOLE, Crowd
 
 __all__ = [
     "Directions",
+    "InCommon",
+    "Scales",
     "binary_scale",
     "centred",
-    "common_mode",
     "directions",
     "energy_ratio",
+    "in_common",
     "in_rows",
-    "mean_cosine",
     "quotient",
     "row_lengths",
+    "scales",
     "square_root",
     "squared_ratio",
     "unit_rows",
@@ -45,14 +47,32 @@ class Directions(NamedTuple):
     inverse_norm: Float[Array, " neurons"]  # 1 / |scaled_i|, in [1 / sqrt(D), 1]; or 0
 
 
+class Scales(NamedTuple):
+    """How long the rows of X are, and how large X is, in numbers that are safe to square."""
+
+    to: Directions
+    divisor: Float[Array, " neurons"]  # what a row was divided by; 1 for a row of zeros
+    unit: Scalar  # 1 / the power of two nearest to the largest |entry| of X
+    total: Scalar  # |unit X|^2
+
+
 def directions(x: Neurons, crowd: Crowd = WHOLE) -> Directions:
     """Where the rows of x point."""
+    return scales(x, crowd).to
+
+
+def scales(x: Neurons, crowd: Crowd = WHOLE) -> Scales:
+    """All that takes two passes over x: one for the largest entries, one for the lengths."""
     columns = x.T
-    largest = crowd.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax)
-    columns = columns * (1 / _invertible(largest))[None]
-    norm = square_root(crowd.over_features(jnp.sum(columns * columns, axis=0)))
-    scaled = columns.T
-    return Directions(scaled, jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm)))
+    divisor = _invertible(crowd.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax))
+    scaled = columns * (1 / divisor)[None]
+    squared = crowd.over_features(jnp.sum(scaled * scaled, axis=0))
+    is_zero = squared == 0
+    inverse_norm = jnp.where(is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, squared)))
+    largest = jnp.where(is_zero, 0, divisor)
+    unit = 1 / _power_of_two(crowd.largest(largest))
+    total = crowd.total(jnp.square(largest * unit) * squared)
+    return Scales(Directions(scaled.T, inverse_norm), divisor, unit, total)
 
 
 def unit_rows(x: Neurons) -> Neurons:
@@ -74,8 +94,11 @@ def binary_scale(x: Float[Array, "*shape"], crowd: Crowd = WHOLE) -> Scalar:
     >>> binary_scale(jnp.array([[-5.0, 0.1]]))
     Array(4., dtype=float32)
     """
-    nexp = jnp.finfo(x.dtype).nexp
-    largest = crowd.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax)
+    return _power_of_two(crowd.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax))
+
+
+def _power_of_two(largest: Scalar) -> Scalar:
+    nexp = jnp.finfo(largest.dtype).nexp
     return jax.lax.reduce_precision(_invertible(largest), nexp, mantissa_bits=0)
 
 
@@ -120,66 +143,57 @@ def centred(x: Neurons, crowd: Crowd = WHOLE) -> Neurons:
     return (columns - mean).T
 
 
-def _squares(x: Neurons, g: Neurons, crowd: Crowd) -> tuple[Scalar, Scalar]:
-    """|X|^2 and |G|^2, in units in which the largest entry of G is about 1."""
-    inverse_scale = 1 / binary_scale(g.T, crowd)
-    x_sq, g_sq = (crowd.over_all(jnp.sum(jnp.square(y.T * inverse_scale))) for y in (x, g))
-    return x_sq, g_sq
-
-
-def squared_ratio(x: Neurons, g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
-    """|X|^2 / |G|^2, and |X|^2 where G is zero.
+def squared_ratio(x: Neurons, g: Scales, crowd: Crowd = WHOLE) -> Scalar:
+    """|X|^2 / |G|^2, and |X|^2 in the unit of G where G is zero.
 
     A NaN or an infinity anywhere in X shows up in it.
 
-    >>> squared_ratio(jnp.full((2, 2), 2e30), jnp.full((2, 2), 1e30))
+    >>> squared_ratio(jnp.full((2, 2), 2e30), scales(jnp.full((2, 2), 1e30)))
     Array(4., dtype=float32)
     """
-    x_sq, g_sq = _squares(x, g, crowd)
-    return x_sq / jnp.where(g_sq == 0, 1, g_sq)
+    squared = crowd.over_all(jnp.sum(jnp.square(x.T * g.unit)))
+    return squared / jnp.where(g.total == 0, 1, g.total)
 
 
-def energy_ratio(after: Neurons, before: Neurons, crowd: Crowd = WHOLE) -> Scalar:
+def energy_ratio(after: Neurons, g: Scales, crowd: Crowd = WHOLE) -> Scalar:
     """|G'|^2 / |G|^2, the change of kinetic energy; 1 when both are zero.
 
-    >>> energy_ratio(jnp.zeros((2, 2)), jnp.zeros((2, 2)))
+    >>> energy_ratio(jnp.zeros((2, 2)), scales(jnp.zeros((2, 2))))
     Array(1., dtype=float32)
     """
-    new, old = _squares(after, before, crowd)
-    return jnp.where(old == 0, 1 + new, new / jnp.where(old == 0, 1, old))
+    ratio = squared_ratio(after, g, crowd)
+    return jnp.where(g.total == 0, 1 + ratio, ratio)
 
 
-def common_mode(g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
-    """N |mean g|^2 / sum |g|^2: the share of the gradient that all neurons have in common.
+class InCommon(NamedTuple):
+    """What the rows g_i of a matrix have in common."""
 
-    In [0, 1], and about 1/N for independent gradients.
+    mode: Scalar  # N |mean g|^2 / sum |g|^2, in [0, 1]; about 1/N for independent rows
+    cosine: Scalar  # the mean of cos(g_i, g_j) over pairs i != j, with its sign; 0 without pairs
 
-    >>> common_mode(jnp.array([[1.0, 2.0], [1.0, 2.0]]))
-    Array(1., dtype=float32)
+
+def in_common(g: Neurons, of_g: Scales, crowd: Crowd = WHOLE) -> InCommon:
+    """The share of the gradient that all neurons have in common, and the mean of their cosines.
+
+    No matrix of pairs is needed: with unit vectors u of the n rows that are not zero, the sum over
+    i != j of u_i u_j is |sum u|^2 - n. Rows of zeros have no direction and are left out of it. Both
+    sums of rows are one product, one pass over G.
+
+    >>> g = jnp.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    >>> [round(float(share), 4) for share in in_common(g, scales(g))]
+    [0.2045, -0.3333]
     """
-    columns = g.T * (1 / binary_scale(g.T, crowd))
-    sums = crowd.over_neurons(jnp.sum(columns, axis=1))
     neurons, _ = crowd.sizes(g)
-    mean_sq = crowd.over_features(jnp.sum(jnp.square(sums))) / neurons
-    energy = crowd.over_all(jnp.sum(jnp.square(columns)))
-    return mean_sq / jnp.where(energy == 0, 1, energy)
-
-
-def mean_cosine(g: Neurons, crowd: Crowd = WHOLE) -> Scalar:
-    """The mean of cos(g_i, g_j) over pairs i != j, with its sign; 0 where there is no pair.
-
-    Rows of zeros have no direction and are left out. It takes no matrix of pairs: with unit rows u,
-    sum over i != j of u_i u_j = |sum u|^2 - n.
-
-    >>> mean_cosine(jnp.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]))
-    Array(-0.33333334, dtype=float32)
-    """
-    scaled, inverse_norm = directions(g, crowd)
-    sums = crowd.over_neurons(jnp.sum(scaled.T * inverse_norm[None], axis=1))
-    total = crowd.over_features(jnp.sum(jnp.square(sums)))
-    number = crowd.total((inverse_norm != 0).astype(total.dtype))
+    inverse_norm = of_g.to.inverse_norm
+    weights = jnp.stack([jnp.full_like(inverse_norm, of_g.unit), inverse_norm / of_g.divisor])
+    sums = jnp.matmul(weights, g, precision=jax.lax.Precision.HIGHEST)
+    squares = crowd.over_features(jnp.sum(jnp.square(crowd.over_neurons(sums)), axis=1))
+    number = crowd.total((inverse_norm != 0).astype(squares.dtype))
     pairs = number * (number - 1)
-    return jnp.where(pairs == 0, 0, (total - number) / jnp.where(pairs == 0, 1, pairs))
+    return InCommon(
+        squares[0] / (neurons * jnp.where(of_g.total == 0, 1, of_g.total)),
+        jnp.where(pairs == 0, 0, (squares[1] - number) / jnp.where(pairs == 0, 1, pairs)),
+    )
 
 
 def quotient(numerator: Array, denominator: Array) -> Array:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.crowd import WHOLE, Crowd
-from kinopt.collisions.rows import Directions, directions, squared_ratio
+from kinopt.collisions.rows import Directions, directions, scales, squared_ratio
 
 __all__ = ["Alike", "SoftGradientStats", "SoftStats", "soft_law"]
 
@@ -97,9 +97,10 @@ def soft_law(
     """
     neurons, _ = crowd.sizes(w)
     looks_at_weights = alike == "both"
-    of_g = directions(g, crowd)
-    of_w = directions(w, crowd) if looks_at_weights else of_g
-    me = _Neuron(of_w, of_g, g, crowd.numbers(g))
+    of_g = scales(g, crowd)
+    me = _Neuron(
+        directions(w, crowd) if looks_at_weights else of_g.to, of_g.to, g, crowd.numbers(g)
+    )
 
     def cosines(mine: Directions, other: Directions) -> Array:
         scale = mine.inverse_norm[:, None] * other.inverse_norm[None]
@@ -128,7 +129,7 @@ def soft_law(
         c = c / jnp.where(norm > 0, norm, 1)
     after = jnp.where(c == 0, g, g - c * met.brake)  # g - 0 would turn -0 into 0
     of_pairs = met.brake - met.diagonal[:, None] * g if self_term else met.brake
-    gain, pair_effect = c * norm, squared_ratio(c * of_pairs, g, crowd)
+    gain, pair_effect = c * norm, squared_ratio(c * of_pairs, of_g, crowd)
     if not looks_at_weights:
         return after, SoftGradientStats(gain, pair_effect)
     return after, SoftStats(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, UInt32
 from kinopt._checks import is_traced
 from kinopt._typing import PyTree, Scalar
 from kinopt.collisions.crowd import Crowd
-from kinopt.collisions.rows import common_mode, energy_ratio, mean_cosine
+from kinopt.collisions.rows import energy_ratio, in_common, scales
 
 __all__ = [
     "CollisionState",
@@ -75,8 +75,8 @@ class Measured(NamedTuple):
 
     def of_slice(self, after: Array, g: Array, seen: Any, crowd: Crowd) -> Array:
         """The first part of the vector, of one batch slice."""
-        frame = energy_ratio(after, g, crowd), common_mode(g, crowd), mean_cosine(g, crowd)
-        return jnp.stack([*frame, *seen])
+        of_g = scales(g, crowd)
+        return jnp.stack([energy_ratio(after, of_g, crowd), *in_common(g, of_g, crowd), *seen])
 
     def is_maximum(self) -> Array:
         """Which entries of the first part are the largest of the slices."""
