@@ -107,7 +107,7 @@ class Programs:
         >>> def scaled(task, number, x):
         ...     return task(x) * number
         >>> programs = Programs()
-        >>> programs.call(scaled, (jnp.sin, 2), np.zeros(2)).tolist(), len(programs.found)
+        >>> programs.call(scaled, (jax.numpy.sin, 2), np.zeros(2)).tolist(), len(programs.found)
         ([0.0, 0.0], 1)
         """
         # `jnp.asarray` compiles for each shape of an array of NumPy.

@@ -80,7 +80,8 @@ def discover(
     goes when the functions go, as in `kinopt.ensemble.run`.
 
     L-BFGS takes long steps, the first of them up to length 1. Next to a boundary it may end in
-    another basin than the path of steepest descent; that it is a minimum is certain.
+    another basin than the path of steepest descent, which `assign` follows; that it is a minimum
+    is certain.
 
     Args:
       loss_fn: params -> scalar loss, twice differentiable.
@@ -133,17 +134,17 @@ def discover(
     label = np.where(group >= 0, np.append(number, 0)[group], 0)
     counts = np.bincount(label, minlength=1 + int(kept.sum()))[1:]
     estimate, bound = unseen_mass(counts, len(label))
-    found = dict(
-        minimizers=layout.tree(bend.x),
-        values=rest.values[leaders[kept]],
-        log_det=bend.log_det,
-        log_det_error=bend.log_det_error,
-        num_zero_modes=np.asarray(bend.num_zero_modes, np.int32),
-        hessians=bend.hessian,
-        label=np.asarray(label, np.int32),
-        unseen_mass=estimate,
-        unseen_bound=bound,
-    )
+    found = {
+        "minimizers": layout.tree(bend.x),
+        "values": rest.values[leaders[kept]],
+        "log_det": bend.log_det,
+        "log_det_error": bend.log_det_error,
+        "num_zero_modes": np.asarray(bend.num_zero_modes, np.int32),
+        "hessians": bend.hessian,
+        "label": np.asarray(label, np.int32),
+        "unseen_mass": estimate,
+        "unseen_bound": bound,
+    }
     return Discovered(**jax.device_put(found))
 
 

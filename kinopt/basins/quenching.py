@@ -81,7 +81,8 @@ def quench(
             jnp.zeros((), jnp.int32),
         )
 
-    def step(carry):
+    def step(carry, shared):
+        del shared
         update, state = OPTIMIZER.update(
             carry.gradient,
             carry.state,
@@ -115,19 +116,21 @@ def quench(
 
 def from_each(
     init: Callable[[jax.Array], PyTree],
-    step: Callable[[PyTree], tuple[PyTree, jax.Array]],
+    step: Callable[[PyTree, PyTree], tuple[PyTree, jax.Array]],
     points: PyTree,
     num_steps: int,
     programs: Programs,
+    shared: PyTree = None,
 ) -> tuple[PyTree, jax.Array]:
     """A loop from each point in lanes, as `kinopt.lanes.run` does from each key.
 
     Args:
       init: point -> carry.
-      step: carry -> carry, outcome.
+      step: carry, shared -> carry, outcome.
       points: pytree of arrays, [points, ...].
       num_steps: most steps of one point.
       programs: those of this loop.
+      shared: arrays that all lanes read.
 
     Returns:
       The carries at the ends and the outcomes, with a leading axis of points.
@@ -138,12 +141,13 @@ def from_each(
         return init(start)
 
     def advance(carry, count, shared):
-        del count, shared
-        carry, outcome = step(carry)
+        del count
+        carry, outcome = step(carry, shared)
         return carry, outcome, carry
 
     number = len(jax.tree.leaves(points)[0])
-    seeds = Seeds(jnp.zeros((number, 1), jnp.uint32), points)
+    keys = jnp.zeros((number, 1), jnp.uint32)
+    seeds = Seeds(keys, jax.device_put(points), jax.device_put(shared))
     way = _engine.as_way("loop", None, None, None, False, None)
     rows = _engine.run(Task(begin, advance, None, num_steps, stacked=True), programs, seeds, way)
     return rows.result, rows.outcome
