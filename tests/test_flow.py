@@ -73,7 +73,9 @@ def test_rastrigins_basins_are_boxes():
     points = np.concatenate([points, near])
     whole = np.searchsorted(tops, points) - 3
     found = basins.discover(RASTRIGIN, jnp.asarray(np.unique(whole, axis=0), float))
-    place = {tuple(np.round(x).astype(int)): k for k, x in enumerate(found.minimizers, 1)}
+    place = {
+        tuple(np.round(x).astype(int)): k for k, x in enumerate(np.asarray(found.minimizers), 1)
+    }
     assigned = basins.assign(RASTRIGIN, jnp.asarray(points), found)
     assert assigned.label.tolist() == [place[tuple(x)] for x in whole]
 
@@ -166,7 +168,7 @@ def test_a_double_well_in_n_dimensions(n):
 
     ends = jnp.asarray([[side, *shear] for side in (-1.0, 1.0)])
     found = basins.discover(loss, ends)
-    result = basins.barriers(loss, found, path="nudged")
+    result = basins.barriers(loss, found, path="nudged", tolerance=1e-5)
     assert result.at_rest.all()
     height = (top**2 - 1) ** 2 + top / 5
     np.testing.assert_allclose(result.heights[0, 1], height, rtol=1e-6)

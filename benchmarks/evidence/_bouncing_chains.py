@@ -85,7 +85,7 @@ class Chains:
         self.loss = lambda x, numbers: potential(x, *numbers)
 
     def path(self, well: Wells, starts: np.ndarray, num_steps: int, every: int, seed: int):
-        """x and V, [chains, records] each, from starts [chains, n]."""
+        """Paths of x and V, [chains, records] each, from starts [chains, n]."""
         number = len(starts)
         first = np.full(number, self.wells.index(well))
         keys = np.stack([first, seed * 100_000 + np.arange(number)], axis=1)

@@ -265,7 +265,8 @@ def _coverage(share: float, pieces: int, settings: Settings) -> int:
 # Reading the rows
 
 READING = """\
-Energy: of a bouncing descent, in units of the pass between the wells. N: steps of a run; tau: relaxation time. Trapped: tau > N. Share: of the time in the left well.
+Energy: of a bouncing descent, in units of the pass between the wells. N: steps of a run; tau:
+relaxation time. Trapped: tau > N. Share: of the time in the left well.
 Covered: intervals of `occupancy` that hold it, of the runs called mixed."""
 
 

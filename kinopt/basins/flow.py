@@ -18,6 +18,7 @@ Applied Mathematics 6 (1980) 19; why quenches are not the flow: Asenjo, Pailluss
 "Numerical calculation of granular entropy", Physical Review Letters 112 (2014) 098002.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
@@ -191,7 +192,7 @@ def minimizers_of(found: Discovered, layout: Layout) -> np.ndarray:
             f"the shapes {list(layout.shapes)}, a minimizer {list(theirs.shapes)}."
         )
     leaves = [np.asarray(x) for x in jax.tree.leaves(found.minimizers)]
-    return np.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1)
+    return np.concatenate([x.reshape(len(x), math.prod(x.shape[1:])) for x in leaves], axis=1)
 
 
 def _labels(labels: ArrayLike | None, number: int) -> np.ndarray | None:
