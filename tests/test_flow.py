@@ -55,24 +55,28 @@ def test_himmelblau_flows_as_a_fine_integration_does():
     assert 0 < float(assigned.differs_nearest) < 0.2
 
 
-def _rastrigin_tops() -> np.ndarray:
-    """The maxima in one coordinate, next to half numbers: between them lie the basins."""
+def _rastrigin(shift: float) -> np.ndarray:
+    """Where the slope in one coordinate is zero, next to whole numbers with this shift.
+
+    At 0 these are the minima, and at 1/2 the maxima, between which the basins lie.
+    """
 
     def slope(x):
         return 2 * x + 20 * np.pi * np.sin(2 * np.pi * x)
 
-    return np.array([scipy.optimize.brentq(slope, k + 0.3, k + 0.7) for k in range(-3, 3)])
+    places = np.arange(-3, 3) + shift
+    return np.array([scipy.optimize.brentq(slope, x - 0.2, x + 0.2) for x in places])
 
 
 def test_rastrigins_basins_are_boxes():
     """Coordinates flow by themselves: what is within 1e-5 of a side is left out."""
-    tops = _rastrigin_tops()
+    holes, tops = _rastrigin(0.0), _rastrigin(0.5)
     rng = np.random.default_rng(1)
-    points = rng.uniform(-2.4, 2.4, (300, 3))
-    near = tops[rng.integers(1, 5, (60, 3))] + rng.choice([-1, 1], (60, 3)) * 1e-5
+    points = rng.uniform(-1.4, 1.4, (300, 3))
+    near = tops[rng.integers(2, 4, (60, 3))] + rng.choice([-1, 1], (60, 3)) * 1e-5
     points = np.concatenate([points, near])
     whole = np.searchsorted(tops, points) - 3
-    found = basins.discover(RASTRIGIN, jnp.asarray(np.unique(whole, axis=0), float))
+    found = basins.discover(RASTRIGIN, jnp.asarray(holes[np.unique(whole, axis=0) + 3]))
     place = {
         tuple(np.round(x).astype(int)): k for k, x in enumerate(np.asarray(found.minimizers), 1)
     }

@@ -88,9 +88,9 @@ class _Flow(NamedTuple):
 class _Known(NamedTuple):
     """Arrays of NumPy, or of JAX in a program."""
 
-    values: Any  # float [minima]; NaN beyond those there are
-    forms: Any  # float [minima, m]
-    tolerance: Any  # float []
+    forms: Any  # float [minima, m]; NaN beyond those there are
+    largest_value: Any  # float [minima]: of a point that is at this minimum
+    distance: Any  # float [minima]: largest, of max_i |c_i - c_i(k)|
     accuracy: Any  # float []
 
 
@@ -218,9 +218,9 @@ def _known(values: np.ndarray, forms: np.ndarray, tolerance: Any, accuracy: Any)
         return np.concatenate([x, np.full((missing, *x.shape[1:]), np.nan)]).astype(values.dtype)
 
     return _Known(
-        filled(values),
         filled(forms),
-        np.asarray(float(tolerance), values.dtype),
+        filled(values + float(tolerance) * (1 + np.abs(values))),
+        filled(float(tolerance) * (1 + np.abs(forms).max(axis=1, initial=0))),
         np.asarray(float(accuracy), values.dtype),
     )
 
@@ -269,7 +269,10 @@ def _followed(
         there = good & _arrived(layout.row(symmetry(layout.tree(new))) if symmetry else new,
                                 value, known)  # fmt: skip
         stuck = ~(flow.length * jnp.max(jnp.abs(flow.gradient)) > rounding * _size(flow.x))
-        outcome = jnp.where(jnp.any(there), 1 + jnp.argmax(there), jnp.where(stuck, -1, 0))
+        # The lowest minimum of those it is at, by a plain reduction (an argmax is none).
+        number = len(there)
+        first = jnp.min(jnp.where(there, jnp.arange(number), number))
+        outcome = jnp.where(first < number, 1 + first, jnp.where(stuck, -1, 0))
         return flow, outcome.astype(jnp.int32)
 
     outcome = np.asarray(from_each(init, step, points, num_steps, programs, known)[1])
@@ -286,6 +289,5 @@ def _combined(row: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
 
 def _arrived(form: jax.Array, value: jax.Array, known: _Known) -> jax.Array:
     """Which minima the point is at, bool [minima]."""
-    near = known.tolerance * (1 + jnp.max(jnp.abs(known.forms), axis=1))
-    close = jnp.max(jnp.abs(form - known.forms), axis=1) <= near
-    return close & (value - known.values <= known.tolerance * (1 + jnp.abs(known.values)))
+    away = jnp.max(jnp.abs(form - known.forms), axis=1)
+    return (away <= known.distance) & (value <= known.largest_value)
