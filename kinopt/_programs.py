@@ -99,6 +99,23 @@ class Programs:
             self.found.update(zip(map(names.get, missing), made, strict=True))
         return {device: self.found[name] for device, name in names.items()}
 
+    def call(self, function: Callable, fixed: tuple, *arguments: PyTree) -> Any:
+        """What `function(*fixed, *arguments)` returns, compiled once for shapes and types.
+
+        It runs where the first of the arguments lies, which may be arrays of NumPy.
+
+        >>> def scaled(task, number, x):
+        ...     return task(x) * number
+        >>> programs = Programs()
+        >>> programs.call(scaled, (jax.numpy.sin, 2), np.zeros(2)).tolist(), len(programs.found)
+        ([0.0, 0.0], 1)
+        """
+        # `jnp.asarray` compiles for each shape of an array of NumPy.
+        first = jax.device_put(jax.tree.leaves(arguments)[0])
+        device = min(first.devices(), key=lambda device: device.id)
+        arguments = jax.device_put(arguments, device)
+        return self.compiled(function, fixed, {device: arguments})[device](*arguments)
+
 
 def _objects(thing: Any) -> list[Any]:
     """The objects that a function or an optimizer stands and falls with."""

@@ -54,6 +54,8 @@ def _whole(x: Any, lead: int = 0) -> Any:
 
 def _as_value(x: Any, like: Any) -> Any:
     """An object array of numbers where the array is small; all other arrays as they are."""
+    if is_apart(x) and not x.size:  # the end of an array, x[1:] of one entry: nothing to stack
+        return jnp.zeros(like.shape, like.dtype)
     return _entries(x) if _is_small(like) and not is_apart(x) else x
 
 

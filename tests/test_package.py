@@ -76,8 +76,16 @@ LAYERS = {
         "_workers",
         "_engine",
     },
-    "basins": {"_keys", "_lane_checks", "lanes", "layers"},
-    "averages": {"_keys", "_lane_checks", "basins", "hamiltonians", "theory"},
+    "basins": {
+        "_keys",
+        "_engine",
+        "_lane_checks",
+        "_line",
+        "_programs",
+        "_workers",
+        "layers",
+    },
+    "averages": {"_keys", "_lane_checks", "_programs", "basins", "hamiltonians", "theory"},
 }
 
 

@@ -151,7 +151,7 @@ def test_the_experiment_tells_wells_apart():
         experiment.PRESETS["smoke"], barriers=(1.0, 18.0), num_times=4000, num_judged=10
     )
     rows = [row for row in experiment.run(settings) if row["stage"] == "verdicts"]
-    for row in rows:
+    for row in (row for row in rows if row["chains"] == experiment.METROPOLIS):
         mixed = row["verdicts"].get(verdicts.MIXED, 0)
         assert mixed == 0 if row["tau"] > 4000 else mixed >= 5
         assert (row["tau"] > 4000) == (row["barrier"] == 18)

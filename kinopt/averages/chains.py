@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
+from jax.typing import ArrayLike
 
+from kinopt._programs import Programs
 from kinopt.averages.walk import Shell, Walk, begin, step
+from kinopt.basins.points import Layout
 
-__all__ = ["Modes", "Path", "Program", "distances"]
+__all__ = ["Modes", "Path", "Program", "Task", "distances", "flattened"]
 
 CORE = 2.0
 """In units of the coldest temperature: how much nearer a mode must be to count as its inside."""
@@ -18,9 +21,9 @@ CORE = 2.0
 class Modes(NamedTuple):
     """The minima that are known, the lowest first."""
 
-    minimizers: jax.Array  # float [modes, n]
-    values: jax.Array  # float [modes]: loss there
-    hessians: jax.Array  # float [modes, n, n]
+    minimizers: Any  # float [modes, n]: of NumPy, or of JAX in a program
+    values: Any  # float [modes]: loss there
+    hessians: Any  # float [modes, n, n]
 
 
 class Path(NamedTuple):
@@ -45,79 +48,101 @@ def distances(x: jax.Array, modes: Modes) -> jax.Array:
     return jnp.einsum("ki,kij,kj->k", away, modes.hessians, away)
 
 
+class Task(NamedTuple):
+    """What all chains have in common."""
+
+    loss_fn: Callable[[jax.Array], jax.Array]  # x [n] -> loss []
+    observables: Callable[[jax.Array], jax.Array]  # x [n] -> float [observables]
+    mode_of: Callable[[jax.Array], Any] | None  # x [n] -> 1-based integer; None: by `Modes`
+
+
 class Program:
-    """The compiled stretch of all chains: the settings may change without compiling anew.
+    """The stretch of all chains: the settings may change without compiling anew.
+
+    Where there is no `mode_of`, a mode is the one whose quadratic model
+    loss_k + (x - x_k).H_k (x - x_k)/2 is the lowest at x.
 
     Args:
-      loss_fn: x [n] -> loss [].
-      observables: x [n] -> float [observables].
-      mode_of: x [n] -> 1-based integer, or None: the mode whose quadratic model
-        loss_k + (x - x_k).H_k (x - x_k)/2 is the lowest at x.
+      task: what the chains have in common.
       directions: m of the density.
       tested: whether steps are tested.
       num_times: steps of a stretch.
+      programs: those of the task.
     """
 
-    def __init__(self, loss_fn, observables, mode_of, directions, tested, num_times):
-        self.loss_fn, self.observables, self.mode_of = loss_fn, observables, mode_of
-        self.directions, self.num_times = directions, num_times
-        self.settings = directions, tested
-        self.start = jax.jit(jax.vmap(self._start, (0, None)))
-        self._stretch = jax.jit(jax.vmap(self._go_on, (0, 0, None, None, None, None)))
+    def __init__(
+        self, task: Task, directions: int, tested: bool, num_times: int, programs: Programs
+    ):
+        self.programs, self.fixed = programs, (task, (directions, tested), num_times)
+
+    def start(self, x: ArrayLike, shell: Shell) -> Walk:
+        """All chains, at x [chains, n]."""
+        return self.programs.call(_start, self.fixed, x, shell)
 
     def go_on(self, walk: Walk, keys, first, shell: Shell, modes: Modes, coldest):
         """A stretch of all chains, from step `first` on: where they are then, and their `Path`."""
-        return self._stretch(walk, keys, first, shell, _filled(modes), coldest)
+        given = walk, keys, first, shell, _filled(modes), coldest
+        return self.programs.call(_stretch, self.fixed, *given)
 
-    def _start(self, x: jax.Array, shell: Shell) -> Walk:
-        return begin(self.loss_fn, x, shell, self.directions)
 
-    def _seen(self, walk: Walk, modes: Modes, coldest: jax.Array) -> Path:
-        away = distances(walk.x, modes)
-        if self.mode_of is None:
-            models = modes.values + away / 2
-            near = jnp.sort(models)[:2]
-            mode = jnp.argmin(models).astype(jnp.int32) + 1
-            inside = near[1] - near[0] >= CORE * coldest
-        else:
-            mode = jnp.asarray(self.mode_of(walk.x), jnp.int32)
-            inside = True
-        seen = self.observables(walk.x)
-        return Path(walk.loss, walk.log_density, mode, jnp.where(inside, mode, 0), away[0], seen)
+def _start(task: Task, settings, num_times: int, x: jax.Array, shell: Shell) -> Walk:
+    del num_times
+    return jax.vmap(lambda x: begin(task.loss_fn, x, shell, settings[0]))(x)
 
-    def _go_on(self, walk: Walk, key, first, shell: Shell, modes: Modes, coldest):
+
+def _seen(task: Task, walk: Walk, modes: Modes, coldest: jax.Array) -> Path:
+    away = distances(walk.x, modes)
+    if task.mode_of is None:
+        models = modes.values + away / 2
+        near = jnp.sort(models)[:2]
+        mode = jnp.argmin(models).astype(jnp.int32) + 1
+        inside = near[1] - near[0] >= CORE * coldest
+    else:
+        mode = jnp.asarray(task.mode_of(walk.x), jnp.int32)
+        inside = True
+    seen = task.observables(walk.x)
+    return Path(walk.loss, walk.log_density, mode, jnp.where(inside, mode, 0), away[0], seen)
+
+
+def _stretch(task: Task, settings, num_times, walk, keys, first, shell, modes, coldest):
+    def go_on(walk, key):
         def one(walk, count):
-            walk = step(self.loss_fn, walk, key, count, shell, self.settings)
-            return walk, self._seen(walk, modes, coldest)
+            walk = step(task.loss_fn, walk, key, count, shell, settings)
+            return walk, _seen(task, walk, modes, coldest)
 
-        return jax.lax.scan(one, walk, first + jnp.arange(self.num_times))
+        return jax.lax.scan(one, walk, first + jnp.arange(num_times))
+
+    return jax.vmap(go_on)(walk, keys)
 
 
 def _filled(modes: Modes) -> Modes:
     """With modes that nothing is near to, up to a number that seldom changes."""
     number = len(modes.values)
     missing = max(8, 1 << number.bit_length()) - number
-    fill = modes._replace(values=jnp.full(missing, jnp.inf))
+
+    def filled(x, with_what):
+        fill = np.full((missing, *x.shape[1:]), with_what, x.dtype)
+        return np.concatenate([x, fill])
+
     return Modes(
-        *(
-            jnp.concatenate([x, y if y.ndim == 1 else jnp.zeros((missing, *x.shape[1:]))])
-            for x, y in zip(modes, fill, strict=True)
-        )
+        filled(modes.minimizers, 0), filled(modes.values, np.inf), filled(modes.hessians, 0)
     )
 
 
-def flattened(function: Callable | None, loss_fn: Callable, unravel: Callable, x: jax.Array):
+def flattened(
+    function: Callable | None, loss_fn: Callable, layout: Layout, x: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], Layout]:
     """Observables as x [n] -> float [observables], and the way back to their tree.
 
-    >>> flat, back = flattened(lambda p: {"size": p**2}, jnp.sum, lambda x: x, jnp.ones(2))
-    >>> flat(jnp.array([1.0, 2.0])), back(jnp.zeros(2))
-    (Array([1., 4.], dtype=float32), {'size': Array([0., 0.], dtype=float32)})
+    >>> layout = Layout.of(jnp.ones(2))
+    >>> flat, back = flattened(lambda p: {"size": p**2}, jnp.sum, layout, jnp.ones(2))
+    >>> flat(jnp.array([1.0, 2.0])), back.tree(np.zeros(2))
+    (Array([1., 4.], dtype=float32), {'size': array([0., 0.])})
     """
 
     def tree(x) -> Any:
-        seen = loss_fn(x) if function is None else function(unravel(x))
+        seen = loss_fn(x) if function is None else function(layout.tree(x))
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, x.dtype), seen)
 
-    shapes = jax.eval_shape(tree, x)
-    _, back = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, x.dtype), shapes))
-    return lambda x: ravel_pytree(tree(x))[0], back
+    back = Layout.of(jax.eval_shape(tree, x))
+    return lambda x: back.row(tree(x)), back

@@ -6,7 +6,6 @@ from typing import Any, SupportsFloat, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from kinopt._checks import (
@@ -20,10 +19,13 @@ from kinopt._checks import (
 )
 from kinopt._keys import key_data, typed_key
 from kinopt._lane_checks import check_outside, outside_meshes
+from kinopt._programs import programs_of
 from kinopt._typing import Key, PyTree
-from kinopt.averages.chains import flattened
+from kinopt.averages.chains import Task, flattened
 from kinopt.averages.readings import Canonical, read
 from kinopt.averages.runs import NUM_STRETCHES, Run
+from kinopt.basins.discovery import loss_of
+from kinopt.basins.points import Layout, check_floating
 
 __all__ = ["canonical"]
 
@@ -62,6 +64,10 @@ def canonical(
     tenth of the steps is not counted. After it, and at the end, the lowest points are brought to
     rest too: where a deeper minimum is found, all begins anew from there. Each step is tested and
     made, or the walk turns round (`kinopt.averages`), so that the step has no bias.
+
+    Programs are compiled once for given functions: pass the same objects again, with as many steps,
+    chains and starts of the same shapes, and the second call starts at once, whatever its
+    temperatures and settings. All goes when the functions go.
 
     **What makes it lie**, and what is done about it: a step that is too long (tested; or measured,
     with `adjust=False`); f_min above a deeper mode (a new start); an energy below the barrier, or
@@ -134,37 +140,35 @@ def canonical(
             f"temperatures must be a number, or numbers [temperatures]; got the shape {ts.shape}."
         )
     with jax.enable_x64(True), outside_meshes():
-        points, unravel = _ravelled(starts, stacked)
-
-        def loss(x):
-            value = loss_fn(unravel(x))
-            if jnp.shape(value) != ():
-                raise TypeError(
-                    f"loss_fn must be a function, params -> scalar loss; it returned the shape "
-                    f"{jnp.shape(value)}."
-                )
-            return jnp.asarray(value, x.dtype)
-
-        mode_of = None if modes is None else lambda x: modes(unravel(x))
-        seen, back = flattened(observables, loss, unravel, points[0])
-        run = Run(loss, seen, mode_of, ts, number, -(-steps // NUM_STRETCHES), given, adjust)
+        layout, points = _rows(starts, stacked)
+        loss = loss_of(loss_fn, layout)
+        programs = programs_of((loss_fn, observables, modes), ("canonical", layout))
+        mode_of = None if modes is None else lambda x: modes(layout.tree(x))
+        seen, back = flattened(observables, loss, layout, jnp.asarray(points[0]))
+        run = Run(
+            Task(loss, seen, mode_of),
+            programs,
+            ts,
+            number,
+            -(-steps // NUM_STRETCHES),
+            given,
+            bool(adjust),
+        )
         collected = run.collect(points, typed_key(key_data(key), key))
-        return read(collected, loss, back, unravel, refuse)
+        return read(collected, loss, back, layout, refuse, programs)
 
 
-def _ravelled(starts: PyTree, stacked: bool | None) -> tuple[jax.Array, Callable]:
-    """Starts [starts, n] in float64, and the way back from one of them."""
+def _rows(starts: PyTree, stacked: bool | None) -> tuple[Layout, np.ndarray]:
+    """The way back from one of the starts, and all of them in float64, [starts, n]."""
     wanted = "starts must be a vector [n], vectors [starts, n], or a pytree of floating arrays"
     leaves, structure = jax.tree.flatten(starts)
-    for leaf in leaves:
-        if not jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jnp.floating):
-            raise TypeError(f"{wanted}; got {shown(leaf)}.")
+    check_floating(leaves, wanted)
     if not leaves:
         raise ValueError(f"{wanted}; got {shown(starts)}.")
     if stacked is None:
         stacked = leaves[0] is starts and starts.ndim == 2
     check_flag("stacked", stacked)
-    leaves = [jnp.asarray(np.asarray(leaf, np.float64)) for leaf in leaves]
+    leaves = [np.asarray(leaf, np.float64) for leaf in leaves]
     if not stacked:
         leaves = [leaf[None] for leaf in leaves]
     if any(leaf.ndim < 1 or not leaf.size or len(leaf) != len(leaves[0]) for leaf in leaves):
@@ -172,5 +176,5 @@ def _ravelled(starts: PyTree, stacked: bool | None) -> tuple[jax.Array, Callable
             f"{wanted}, as many starts in each leaf and at least one; got the shapes "
             f"{[leaf.shape for leaf in leaves]}."
         )
-    _, unravel = ravel_pytree(structure.unflatten([leaf[0] for leaf in leaves]))
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1), unravel
+    layout = Layout(structure, tuple(leaf.shape[1:] for leaf in leaves))
+    return layout, np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)

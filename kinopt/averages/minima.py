@@ -25,6 +25,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from kinopt._programs import Programs
 
 __all__ = ["Minima", "Quench", "stiff"]
 
@@ -46,9 +49,9 @@ GRID = np.logspace(-9, 9, 181)
 class Minima(NamedTuple):
     """Minima, the lowest first."""
 
-    x: jax.Array  # float [minima, n]
-    values: jax.Array  # float [minima]: loss there
-    hessians: jax.Array  # float [minima, n, n]: with kappa_i in the place of lambda_i
+    x: np.ndarray  # float [minima, n]
+    values: np.ndarray  # float [minima]: loss there
+    hessians: np.ndarray  # float [minima, n, n]: with kappa_i in the place of lambda_i
     log_det: np.ndarray  # float [minima]: of those
     num_zero_modes: np.ndarray  # int [minima]: eigenvalues lambda_i that are zero by rounding
 
@@ -65,7 +68,7 @@ class _Rest(NamedTuple):
 
 
 def _flat(sizes):
-    return jnp.finfo(sizes.dtype).eps ** (2 / 3) * jnp.max(jnp.abs(sizes), axis=-1, keepdims=True)
+    return jnp.finfo(sizes.dtype).eps ** (2 / 3) * abs(sizes).max(axis=-1, keepdims=True)
 
 
 def _newton(loss_fn: Callable, x: jax.Array) -> _Rest:
@@ -130,44 +133,58 @@ def stiff(loss_fn: Callable, x: jax.Array, vectors: jax.Array, temperature: jax.
     return temperature / (a[0] * a[1])
 
 
+def _search(loss_fn: Callable, points: jax.Array, temperature: jax.Array) -> tuple:
+    """Where each point comes to rest, how stiff the loss is there, and whether it is a minimum."""
+
+    def search(x):
+        rest = _newton(loss_fn, x)
+        kappa = stiff(loss_fn, rest.x, rest.vectors, jnp.asarray(temperature, x.dtype))
+        distance = jnp.linalg.norm(
+            (rest.vectors.T @ rest.gradient) / jnp.maximum(jnp.abs(rest.sizes), _flat(rest.sizes))
+        )
+        size = 1 + jnp.max(jnp.abs(rest.x))
+        # Where the Hessian vanishes too, the last step says how near the end is.
+        near = (distance <= NEAR * size) | rest.ended
+        good = jnp.isfinite(rest.value) & near & (rest.sizes[0] >= -_flat(rest.sizes)[0])
+        return rest, kappa, good
+
+    return jax.vmap(search)(points)
+
+
 class Quench:
-    """The compiled search, for so many points at a time.
+    """The search, for so many points at a time.
 
     Args:
       loss_fn: x [n] -> loss [].
       temperature: at which minima are looked at.
       num_points: of each search; fewer are filled up.
+      programs: those of the loss; None: they are made anew.
 
     >>> search = Quench(lambda x: jnp.sum((x**2 - 1) ** 2 + 0.3 * x), 0.1, 4)
-    >>> found = search(jnp.array([[-3.0], [0.0], [2.0]]))
+    >>> found = search(np.array([[-3.0], [0.0], [2.0]]))
     >>> found.x.round(2).tolist(), search.num_gradients > 0
     ([[-1.0399999618530273], [0.9599999785423279]], True)
     """
 
-    def __init__(self, loss_fn: Callable, temperature: float, num_points: int):
-        self.num_points, self.temperature, self.num_gradients = num_points, temperature, 0
+    def __init__(
+        self,
+        loss_fn: Callable,
+        temperature: float,
+        num_points: int,
+        programs: Programs | None = None,
+    ):
+        self.loss_fn, self.num_points, self.temperature = loss_fn, num_points, temperature
+        self.num_gradients, self.programs = 0, Programs() if programs is None else programs
 
-        def search(x):
-            rest = _newton(loss_fn, x)
-            kappa = stiff(loss_fn, rest.x, rest.vectors, jnp.asarray(temperature, x.dtype))
-            distance = jnp.linalg.norm(
-                (rest.vectors.T @ rest.gradient)
-                / jnp.maximum(jnp.abs(rest.sizes), _flat(rest.sizes))
-            )
-            size = 1 + jnp.max(jnp.abs(rest.x))
-            # Where the Hessian vanishes too, the last step says how near the end is.
-            near = (distance <= NEAR * size) | rest.ended
-            good = jnp.isfinite(rest.value) & near & (rest.sizes[0] >= -_flat(rest.sizes)[0])
-            return rest, kappa, good
-
-        self.search = jax.jit(jax.vmap(search))
-
-    def __call__(self, points: jax.Array) -> Minima:
+    def __call__(self, points: ArrayLike) -> Minima:
         """The different minima below points [points, n]."""
+        points, temperature = np.asarray(points), jnp.asarray(self.temperature, float)
         places = np.arange(-(-len(points) // self.num_points) * self.num_points) % len(points)
         found = []
         for part in places.reshape(-1, self.num_points):
-            rest, kappa, good = self.search(points[part])
+            rest, kappa, good = self.programs.call(
+                _search, (self.loss_fn,), points[part], temperature
+            )
             self.num_gradients += int(np.sum(rest.num_steps)) * (points.shape[1] + 1)
             found.append((*map(np.asarray, (rest.x, rest.value, rest.sizes, rest.vectors)),
                           np.asarray(kappa), np.asarray(good)))  # fmt: skip
@@ -180,11 +197,11 @@ class Quench:
             if good[k] and not (away <= SAME * (1 + np.abs(x[k]).max())).any():
                 kept.append(int(k))
         hessians = np.einsum("kij,kj,klj->kil", vectors[kept], kappa[kept], vectors[kept])
-        flat = np.asarray(_flat(jnp.asarray(sizes[kept]))) if kept else 0
+        flat = _flat(sizes[kept]) if kept else 0
         return Minima(
-            x=jnp.asarray(x[kept]),
-            values=jnp.asarray(values[kept]),
-            hessians=jnp.asarray(hessians),
+            x=x[kept],
+            values=values[kept],
+            hessians=hessians,
             log_det=np.log(kappa[kept]).sum(axis=1),
             num_zero_modes=(sizes[kept] <= flat).sum(axis=1),
         )

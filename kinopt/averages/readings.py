@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from kinopt._programs import Programs
 from kinopt._typing import PyTree
 from kinopt.averages.chains import Modes, Path
 from kinopt.averages.doubts import NEAR_THE_TOP, doubts
@@ -14,6 +14,7 @@ from kinopt.averages.recipe import Recipe
 from kinopt.averages.walk import WALL, Shell
 from kinopt.averages.weights import effective, evidence, log_ratio, log_weights, ratio
 from kinopt.basins.chains import crossings
+from kinopt.basins.points import Layout
 
 __all__ = ["Canonical", "Collected", "Sums", "read"]
 
@@ -98,23 +99,29 @@ class Collected(NamedTuple):
 
 
 def read(
-    run: Collected, loss_fn: Callable, back: Callable, unravel: Callable, refuses: bool
+    run: Collected,
+    loss_fn: Callable,
+    back: Layout,
+    layout: Layout,
+    refuses: bool,
+    programs: Programs,
 ) -> Canonical:
     """The numbers, each temperature's from the same path.
 
     Args:
       run: what was collected.
       loss_fn: x [n] -> loss [].
-      back: observables [...] -> their tree.
-      unravel: x [n] -> parameters.
+      back: of the observables.
+      layout: of the parameters.
       refuses: whether what is doubted becomes NaN.
+      programs: those of the loss.
     """
     temperatures = run.sums.temperatures
     path = Path(*(None if part is None else np.asarray(part) for part in run.path))
     number = max(len(run.modes.values), int(path.mode.max()))
     indicators = [path.mode == k + 1 for k in range(number)]
     values = np.full(number, np.nan)
-    values[: len(run.modes.values)] = np.asarray(run.modes.values)[:number]
+    values[: len(run.modes.values)] = run.modes.values[:number]
     mean, error = run.sums.means()
     by_temperature = [_at(run, path, indicators, t) for t in temperatures]
     ess, top_share, weights, weights_error, free, free_error, log_z, log_z_error = (
@@ -127,7 +134,7 @@ def read(
     if not run.sums.finite:
         reasons.append("the observables are not finite everywhere")
     reasons, refused = [*run.reasons, *reasons], refused | bool(run.reasons)
-    share = _reachable(run, loss_fn, temperatures)
+    share = _reachable(run, loss_fn, temperatures, programs)
     lacking = share < SMALLEST_SHARE
     if run.num_zero_modes:
         reasons.append("no evidence: the lowest minimum has flat directions, so no Gaussian there")
@@ -143,7 +150,7 @@ def read(
         return np.where(gone.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x)
 
     def tree(x):
-        return jax.tree.map(np.asarray, jax.vmap(back)(jnp.asarray(kept(x))))
+        return back.tree(kept(x))
 
     steps = path.loss.size
     return Canonical(
@@ -155,8 +162,8 @@ def read(
         num_halted=run.num_halted,
         num_skipped=run.num_skipped,
         reasons=tuple(reasons),
-        minimizers=jax.tree.map(np.asarray, jax.vmap(unravel)(run.modes.minimizers)),
-        minima=np.asarray(run.modes.values),
+        minimizers=layout.tree(run.modes.minimizers),
+        minima=run.modes.values,
         mode_weights=kept(weights),
         mode_weights_error=kept(weights_error),
         free_energy=kept(free),
@@ -195,17 +202,22 @@ def _at(run: Collected, path: Path, indicators: list[np.ndarray], temperature: f
     )  # fmt: skip
 
 
-def _reachable(run: Collected, loss_fn: Callable, temperatures: np.ndarray) -> np.ndarray:
+def _reachable(
+    run: Collected, loss_fn: Callable, temperatures: np.ndarray, programs: Programs
+) -> np.ndarray:
     """The share of the Gaussian reference that lies in 0 < V < 0.9 E, [temperatures]."""
     if run.num_zero_modes:
         return np.ones(len(temperatures))
-    sizes, vectors = np.linalg.eigh(np.asarray(run.modes.hessians[0]))
+    sizes, vectors = np.linalg.eigh(run.modes.hessians[0])
     drawn = np.random.default_rng(0).normal(size=(NUM_DRAWS, len(sizes))) / np.sqrt(sizes)
     away = drawn @ vectors.T
-    losses = jax.jit(lambda points: jax.lax.map(loss_fn, points, batch_size=NUM_DRAWS))
     shares = []
     for temperature in temperatures:
-        points = np.asarray(run.modes.minimizers[0]) + np.sqrt(temperature) * away
-        v = np.asarray(losses(jnp.asarray(points))) - run.settings.f_min
+        points = run.modes.minimizers[0] + np.sqrt(temperature) * away
+        v = np.asarray(programs.call(_losses, (loss_fn,), points)) - run.settings.f_min
         shares.append(np.mean((v > 0) & (v < WALL * run.settings.energy)))
     return np.array(shares)
+
+
+def _losses(loss_fn: Callable, points: jax.Array) -> jax.Array:
+    return jax.lax.map(loss_fn, points, batch_size=len(points))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinopt.averages.chains import Modes, Path, Program
+from kinopt.averages.chains import Modes, Path, Program, Task
 from kinopt.averages.doubts import MATTERS
 from kinopt.averages.minima import Minima, Quench
 from kinopt.averages.readings import Collected, Sums
@@ -31,17 +31,18 @@ MOST_HALVINGS = 4
 class Run:
     """The walks of one call, started anew until nothing deeper is found."""
 
-    def __init__(self, loss, observables, mode_of, ts, chains, num_times, given, adjust):
-        self.loss, self.observables, self.mode_of, self.ts = loss, observables, mode_of, ts
+    def __init__(self, task: Task, programs, ts, chains, num_times, given, adjust):
+        self.task, self.programs, self.ts = task, programs, ts
         self.chains, self.num_times, self.given, self.adjust = chains, num_times, given, adjust
         self.coldest = float(ts.min())
         self.num_gradients = 0
 
-    def collect(self, points: jax.Array, key: jax.Array) -> Collected:
+    def collect(self, points: np.ndarray, key: jax.Array) -> Collected:
         """Quenches, then burns in and walks; from a deeper minimum once more."""
         # In one dimension turning round is the only way to turn.
         self.may_shorten = self.given["dt"] is None and self.adjust and points.shape[1] > 1
-        self.quench = Quench(self.loss, self.coldest, max(len(points), 2 * self.chains))
+        number = max(len(points), 2 * self.chains)
+        self.quench = Quench(self.task.loss_fn, self.coldest, number, self.programs)
         found = self.quench(points)
         if not len(found.values):
             raise ValueError(
@@ -80,14 +81,12 @@ class Run:
         """Burn-in and walk; and the minima found, where one is deeper than all before."""
         num_zero_modes = int(found.num_zero_modes[0])
         directions = found.x.shape[1] - num_zero_modes
-        program = Program(
-            self.loss, self.observables, self.mode_of, directions, self.adjust, self.num_times
-        )
+        program = Program(self.task, directions, self.adjust, self.num_times, self.programs)
         keys = jax.random.split(key, self.chains)
         modes = self.modes(found)
         settings, walk = self.burnt_in(program, settings, keys, modes)
         shell = self.shell(settings)
-        seen = self.quench(jnp.concatenate([modes.minimizers, walk.lowest_x, walk.x]))
+        seen = self.quench(np.concatenate([modes.minimizers, walk.lowest_x, walk.x]))
         after = seen if self.is_deeper(seen, found) else None
         if after is None:
             modes = self.modes(seen if len(seen.values) else found)
@@ -158,14 +157,14 @@ class Run:
     def modes(self, found: Minima) -> Modes:
         """The minima that can matter at the hottest temperature; one where there is no telling."""
         low = found.values - found.values[0] < MATTERS * self.ts.max()
-        if self.mode_of is None and np.asarray(found.num_zero_modes).any():
-            low = low & (jnp.arange(len(low)) == 0)
-        keep = np.flatnonzero(np.asarray(low))
+        if self.task.mode_of is None and found.num_zero_modes.any():
+            low = low & (np.arange(len(low)) == 0)
+        keep = np.flatnonzero(low)
         return Modes(found.x[keep], found.values[keep], found.hessians[keep])
 
-    def beginnings(self, modes: Modes, settings: Recipe) -> jax.Array:
+    def beginnings(self, modes: Modes, settings: Recipe) -> np.ndarray:
         """Where the chains begin: at the minima, in turn."""
-        allowed = np.flatnonzero(np.asarray(modes.values) < settings.f_min + WALL * settings.energy)
+        allowed = np.flatnonzero(modes.values < settings.f_min + WALL * settings.energy)
         return modes.minimizers[allowed[np.arange(self.chains) % len(allowed)]]
 
     def deep(self, found: Minima) -> float:

@@ -2,8 +2,9 @@
 
 From a loss and some points, `discover` finds the minima below them, says which point belongs to
 which, and how much may not have been seen. Where minima mean the same, a symmetry says so
-(`sign_flips`, `permuted_neurons`, `rigid_motions`). Whether shares of time can be believed is
-said by `mixing`, with its reasons.
+(`sign_flips`, `permuted_neurons`, `rigid_motions`). `assign` follows the path of steepest descent
+from each point, and `barriers` says how high the ways between minima go. Whether shares of time can
+be believed is said by `mixing`, with its reasons.
 
 Near a minimum theta_I the loss is quadratic, and in the coordinates that make its Hessian one,
 
@@ -30,6 +31,8 @@ Wilson's for k_1 of k_1 + k_2 under p -> p/(1 - p).
 
 from kinopt.basins.discovery import Discovered, discover
 from kinopt.basins.entries import BasinStatistics, statistics, wilson_interval, z_score
+from kinopt.basins.flow import Assigned, assign
+from kinopt.basins.passes import Barriers, barriers
 from kinopt.basins.quadratic import quadratic_basins
 from kinopt.basins.stays import DwellState, Occupancy, dwell, occupancy
 from kinopt.basins.symmetries import permuted_neurons, rigid_motions, sign_flips
@@ -37,11 +40,15 @@ from kinopt.basins.unseen import unseen_mass
 from kinopt.basins.verdicts import Mixing, mixing
 
 __all__ = [
+    "Assigned",
+    "Barriers",
     "BasinStatistics",
     "Discovered",
     "DwellState",
     "Mixing",
     "Occupancy",
+    "assign",
+    "barriers",
     "discover",
     "dwell",
     "mixing",

@@ -27,6 +27,9 @@ from typing import NamedTuple, SupportsFloat
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from kinopt._programs import Programs
 
 __all__ = ["EXACT", "Curvature", "at", "from_products", "minima"]
 
@@ -64,15 +67,17 @@ class Curvature(NamedTuple):
 
 def minima(
     loss: Callable[[jax.Array], jax.Array],
-    points: jax.Array,
-    gradients: jax.Array,
+    points: ArrayLike,
+    gradients: ArrayLike,
     tolerance: SupportsFloat,
     key: jax.Array,
+    programs: Programs | None = None,
 ) -> tuple[np.ndarray, Curvature]:
     """Which of these points are minima, and the curvature at those, with a leading axis of them.
 
     A minimum has no negative eigenvalue, and the stationary point of the quadratic model is within
-    `tolerance` (1 + max_i |x_i|) of the point.
+    `tolerance` (1 + max_i |x_i|) of the point. The arrays are NumPy's. `programs` are those of this
+    loss; None: they are made anew.
 
     >>> points = jnp.array([[0.0], [0.5], [1.0]])
     >>> slopes = 4 * points**3 - 4 * points
@@ -81,25 +86,42 @@ def minima(
     >>> is_minimum.tolist(), bend.hessian.tolist()
     ([False, False, True], [[[8.0]]])
     """
-    size = 1 + jnp.max(jnp.abs(points), axis=1)
-
-    def look(here):
-        x, gradient, place = here
-        return at(loss, x, gradient, jax.random.fold_in(key, place))
-
-    program = jax.jit(lambda here: jax.lax.map(look, here))
-    places, parts = jnp.arange(len(points)), []
-    kept = np.zeros(len(points), bool)
-    size_of_chunk = min(CHUNK, len(points))
+    programs = Programs() if programs is None else programs
+    points, gradients = np.asarray(points), np.asarray(gradients)
+    size = 1 + np.max(np.abs(points), axis=1)
+    kept, parts = np.zeros(len(points), bool), []
     for first in range(0, max(1, len(points)), CHUNK):
-        # All chunks have one shape, the last with some point again.
-        chunk = np.minimum(np.arange(first, first + size_of_chunk), len(points) - 1)
-        found = program((points[chunk], gradients[chunk], places[chunk]))
-        near = found.distance <= float(tolerance) * size[chunk]
-        good = np.asarray((found.lowest >= -found.flat) & near)[: len(points) - first]
-        kept[first : first + CHUNK] = good
-        parts.append(jax.tree.map(lambda x, good=good: x[: len(good)][good], found))
-    return kept, jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        # All chunks have one shape; of the last, some rows are left out.
+        rows = slice(first, first + CHUNK)
+        number = len(points[rows])
+        chunk = (_padded(points[rows]), _padded(gradients[rows]))
+        counts = np.array([first, number], np.int32)
+        found = programs.call(_look, (loss,), *chunk, key, counts)
+        found = jax.tree.map(lambda x, n=number: np.asarray(x)[:n], found)
+        near = found.distance <= float(tolerance) * size[rows]
+        kept[rows] = (found.lowest >= -found.flat) & near
+        parts.append(jax.tree.map(lambda x, rows=rows: x[kept[rows]], found))
+    return kept, jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """With zeros, up to `CHUNK`."""
+    return np.concatenate([rows, np.zeros((CHUNK - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+def _look(loss, points: jax.Array, gradients: jax.Array, key: jax.Array, counts: jax.Array):
+    """The curvature at the first of these points, one after the other; 0 at those left out.
+
+    `counts` has the place of the first among all, and how many there are, int32 [2].
+    """
+
+    def look(k) -> Curvature:
+        return at(loss, points[k], gradients[k], jax.random.fold_in(key, counts[0] + k))
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, counts[0]))
+    return jax.lax.map(
+        lambda k: jax.lax.cond(k < counts[1], look, lambda _: nothing, k), jnp.arange(CHUNK)
+    )
 
 
 def at(

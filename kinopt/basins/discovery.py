@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from kinopt._checks import check_count, check_function, check_key, check_number, shown
+from kinopt._checks import check_count, check_function, check_key, check_number
 from kinopt._keys import key_data, typed_key
 from kinopt._lane_checks import check_outside, outside_meshes
+from kinopt._programs import Programs, programs_of
 from kinopt._typing import Key, PyTree
 from kinopt.basins.curvature import minima
+from kinopt.basins.points import Layout, rows_of
 from kinopt.basins.quenching import quench
 from kinopt.basins.unseen import unseen_mass
 
-__all__ = ["Discovered", "discover"]
+__all__ = ["Discovered", "discover", "forms_of", "loss_of"]
 
 LOSS = "params -> scalar loss"
 
@@ -73,8 +75,13 @@ def discover(
     seeds; `occupancy` for points along a trajectory; `quadratic_basins(found.minimizers,
     found.hessians)`; and `theory.basin_volume(found.values[k] - f_min, found.hessians[k], energy)`.
 
+    Programs are compiled once for a given `loss_fn` and `symmetry`: pass the same function objects
+    again, not equal ones, with points of the same shapes, and the second call starts at once. All
+    goes when the functions go, as in `kinopt.ensemble.run`.
+
     L-BFGS takes long steps, the first of them up to length 1. Next to a boundary it may end in
-    another basin than the path of steepest descent; that it is a minimum is certain.
+    another basin than the path of steepest descent, which `assign` follows; that it is a minimum
+    is certain.
 
     Args:
       loss_fn: params -> scalar loss, twice differentiable.
@@ -112,63 +119,63 @@ def discover(
     check_key("key", key)
     most = check_count("num_steps", num_steps, optional=False)
     check_outside(points, key)
-    flat, unravel = _ravelled(points)
+    layout, flat = rows_of(points, "points")
+    loss = loss_of(loss_fn, layout)
+    with outside_meshes():
+        data = key_data(key)
+        programs = programs_of((loss_fn, symmetry), ("discover", layout, most))
+        rest = jax.tree.map(np.asarray, quench(loss, flat, most, programs))
+        forms = forms_of(symmetry, layout, rest.points, programs)
+        values = np.asarray(rest.values, np.float64)
+        group, leaders = _merged(values, forms, float(tolerance))
+        given = rest.points[leaders], rest.gradients[leaders], tolerance, typed_key(data, key)
+        kept, bend = minima(loss, *given, programs)
+    number = np.where(kept, np.cumsum(kept), 0)
+    label = np.where(group >= 0, np.append(number, 0)[group], 0)
+    counts = np.bincount(label, minlength=1 + int(kept.sum()))[1:]
+    estimate, bound = unseen_mass(counts, len(label))
+    found = {
+        "minimizers": layout.tree(bend.x),
+        "values": rest.values[leaders[kept]],
+        "log_det": bend.log_det,
+        "log_det_error": bend.log_det_error,
+        "num_zero_modes": np.asarray(bend.num_zero_modes, np.int32),
+        "hessians": bend.hessian,
+        "label": np.asarray(label, np.int32),
+        "unseen_mass": estimate,
+        "unseen_bound": bound,
+    }
+    return Discovered(**jax.device_put(found))
+
+
+def loss_of(loss_fn: Callable[[PyTree], Any], layout: Layout) -> Callable[[jax.Array], jax.Array]:
+    """The loss of a row x [n], in the type of x."""
 
     def loss(x):
-        value = loss_fn(unravel(x))
+        value = loss_fn(layout.tree(x))
         if jnp.shape(value) != ():
             raise TypeError(
                 f"loss_fn must be a function, {LOSS}; it returned the shape {jnp.shape(value)}."
             )
         return jnp.asarray(value, x.dtype)
 
-    def form(x):
-        return ravel_pytree(x if symmetry is None else symmetry(unravel(x)))[0]
-
-    with outside_meshes():
-        data = key_data(key)
-        rest = quench(loss, flat, most)
-        forms = np.asarray(jax.jit(jax.vmap(form))(rest.points), np.float64)
-        values = np.asarray(rest.values, np.float64)
-        group, leaders = _merged(values, forms, float(tolerance))
-        kept, bend = minima(
-            loss, rest.points[leaders], rest.gradients[leaders], tolerance, typed_key(data, key)
-        )
-    number = np.where(kept, np.cumsum(kept), 0)
-    label = np.where(group >= 0, np.append(number, 0)[group], 0)
-    counts = np.bincount(label, minlength=1 + int(kept.sum()))[1:]
-    estimate, bound = unseen_mass(counts, len(label))
-    return Discovered(
-        minimizers=jax.vmap(unravel)(bend.x),
-        values=rest.values[leaders[kept]],
-        log_det=bend.log_det,
-        log_det_error=bend.log_det_error,
-        num_zero_modes=bend.num_zero_modes.astype(jnp.int32),
-        hessians=bend.hessian,
-        label=jnp.asarray(label, jnp.int32),
-        unseen_mass=estimate,
-        unseen_bound=bound,
-    )
+    return loss
 
 
-def _ravelled(points: PyTree) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
-    """Points [points, n] in the widest type that is on, and the way back for one of them."""
-    wanted = "points must be floating arrays with a leading axis of points"
-    leaves, structure = jax.tree.flatten(points)
-    for leaf in leaves:
-        if not jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jnp.floating):
-            raise TypeError(f"{wanted}; got {shown(leaf)}.")
-    if not leaves or any(leaf.ndim < 1 for leaf in leaves):
-        raise ValueError(f"{wanted}; got {shown(points)}.")
-    numbers = {len(leaf) for leaf in leaves}
-    if len(numbers) > 1 or numbers == {0}:
-        raise ValueError(
-            f"{wanted}, as many in each leaf and at least one; got the shapes "
-            f"{[leaf.shape for leaf in leaves]}."
-        )
-    leaves = [jnp.asarray(leaf, float) for leaf in leaves]
-    _, unravel = ravel_pytree(structure.unflatten([leaf[0] for leaf in leaves]))
-    return jnp.concatenate([x.reshape(len(x), -1) for x in leaves], axis=1), unravel
+def forms_of(
+    symmetry: Callable[[PyTree], PyTree] | None,
+    layout: Layout,
+    points: np.ndarray,
+    programs: Programs,
+) -> np.ndarray:
+    """What a symmetry makes of points [points, n], in float64; the points without one."""
+    if symmetry is None:
+        return np.asarray(points, np.float64)
+    return np.asarray(programs.call(_forms, (symmetry, layout), points), np.float64)
+
+
+def _forms(symmetry, layout: Layout, points: jax.Array) -> jax.Array:
+    return jax.vmap(lambda x: ravel_pytree(symmetry(layout.tree(x)))[0])(points)
 
 
 def _merged(values: np.ndarray, forms: np.ndarray, tolerance: float) -> tuple[Any, np.ndarray]:

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from kinopt import lanes
+from kinopt import _engine
+from kinopt._line import Task
+from kinopt._programs import Programs
 from kinopt._typing import PyTree
+from kinopt._workers import Seeds
 
-__all__ = ["Quenched", "quench"]
+__all__ = ["Quenched", "from_each", "quench"]
 
 STALLED = 5
 """Steps in a row that lower neither the loss by more than rounding nor the gradient by half."""
@@ -40,7 +42,12 @@ class _Carry(NamedTuple):
     stalled: jax.Array  # int32 []: steps in a row
 
 
-def quench(loss: Callable[[jax.Array], jax.Array], points: jax.Array, num_steps: int) -> Quenched:
+def quench(
+    loss: Callable[[jax.Array], jax.Array],
+    points: jax.Array,
+    num_steps: int,
+    programs: Programs | None = None,
+) -> Quenched:
     """Brings every point to rest by L-BFGS with a line search for the Wolfe conditions.
 
     Where the loss cannot be lowered by more than rounding, the gradient still can: a point has
@@ -50,6 +57,7 @@ def quench(loss: Callable[[jax.Array], jax.Array], points: jax.Array, num_steps:
       loss: x [n] -> value [].
       points: float [points, n].
       num_steps: most steps for one point.
+      programs: those of this loss and number of steps; None: they are made anew.
 
     Source: Liu, Nocedal, "On the limited memory BFGS method for large scale optimization",
     Mathematical Programming 45 (1989) 503; Nocedal, Wright, "Numerical optimization" (2006),
@@ -62,8 +70,7 @@ def quench(loss: Callable[[jax.Array], jax.Array], points: jax.Array, num_steps:
     value_and_gradient = jax.value_and_grad(loss)
     rounding = jnp.finfo(points.dtype).eps
 
-    def init(key):
-        x = points[key[1]]
+    def init(x):
         value, gradient = value_and_gradient(x)
         return _Carry(
             x,
@@ -74,7 +81,8 @@ def quench(loss: Callable[[jax.Array], jax.Array], points: jax.Array, num_steps:
             jnp.zeros((), jnp.int32),
         )
 
-    def step(carry):
+    def step(carry, shared):
+        del shared
         update, state = OPTIMIZER.update(
             carry.gradient,
             carry.state,
@@ -102,8 +110,44 @@ def quench(loss: Callable[[jax.Array], jax.Array], points: jax.Array, num_steps:
         flattest = jnp.where(flatter, slope, carry.flattest)
         return _Carry(x, value, gradient, state, flattest, stalled), ended.astype(jnp.int32)
 
-    # The keys are the places of the points.
-    places = np.arange(len(points), dtype=np.uint32)
-    keys = jnp.asarray(np.stack([np.zeros_like(places), places], axis=1))
-    carry = lanes.run(step, init, keys, num_steps=num_steps).carry
+    carry = from_each(init, step, points, num_steps, programs or Programs())[0]
     return Quenched(carry.x, carry.value, carry.gradient)
+
+
+def from_each(
+    init: Callable[[jax.Array], PyTree],
+    step: Callable[[PyTree, PyTree], tuple[PyTree, jax.Array]],
+    points: PyTree,
+    num_steps: int,
+    programs: Programs,
+    shared: PyTree = None,
+) -> tuple[PyTree, jax.Array]:
+    """A loop from each point in lanes, as `kinopt.lanes.run` does from each key.
+
+    Args:
+      init: point -> carry.
+      step: carry, shared -> carry, outcome.
+      points: pytree of arrays, [points, ...].
+      num_steps: most steps of one point.
+      programs: those of this loop.
+      shared: arrays that all lanes read.
+
+    Returns:
+      The carries at the ends and the outcomes, with a leading axis of points.
+    """
+
+    def begin(key, start, shared):
+        del key, shared
+        return init(start)
+
+    def advance(carry, count, shared):
+        del count
+        carry, outcome = step(carry, shared)
+        return carry, outcome, carry
+
+    number = len(jax.tree.leaves(points)[0])
+    keys = jnp.zeros((number, 1), jnp.uint32)
+    seeds = Seeds(keys, jax.device_put(points), jax.device_put(shared))
+    way = _engine.as_way("loop", None, None, None, False, None)
+    rows = _engine.run(Task(begin, advance, None, num_steps, stacked=True), programs, seeds, way)
+    return rows.result, rows.outcome

@@ -13,17 +13,19 @@ a window or changes Matplotlib's settings. The figures of both papers:
 
 (KO's Fig. 1 is a diagram.) Beside them: energy and speed of a descent, which the BBI paper has in
 equations (`energy_curve`, `speed_curve`), and how often each potential was visited
-(`potential_histogram`).
+(`potential_histogram`), and which minima can reach each other below a height (`disconnectivity`).
 """
 
 from kinopt.plots._axes import PALETTE
 from kinopt.plots.basins import potential_histogram, running_ratio
 from kinopt.plots.curves import loss_curves, solution_profiles, training_curves
+from kinopt.plots.minima import disconnectivity
 from kinopt.plots.motion import energy_curve, landscape_surface, speed_curve, trajectories
 from kinopt.plots.neurons import similarity_heatmap, similarity_heatmaps
 
 __all__ = [
     "PALETTE",
+    "disconnectivity",
     "energy_curve",
     "landscape_surface",
     "loss_curves",
