@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 def law_in_blocks(w, g, key, c, block_size=None, **scheme):
     after, stats = hard_law(w, g, key, c, crowd=Crowd(block_size=block_size), **scheme)
-    return after, Seen(*stats, energy_ratio(after, scales(g)))
+    return after, Seen(*stats, energy_ratio(after, g, scales(g)))
 
 
 law = jax.jit(law_in_blocks, static_argnames=STATIC, compiler_options=QUICK)

@@ -19,8 +19,9 @@ def test_the_unit_of_zeros_is_one():
     of_x, of_zeros = rows.scales(x), rows.scales(zeros)
     assert of_zeros.unit == 1
     assert rows.squared_ratio(x, of_zeros) == 24
-    assert rows.energy_ratio(x, of_zeros) == 1 + 24
-    assert rows.squared_ratio(zeros, of_x) == rows.energy_ratio(zeros, of_x) == 0
+    assert rows.energy_ratio(x, zeros, of_zeros) == 1 + 24
+    assert rows.squared_ratio(zeros, of_x) == rows.energy_ratio(zeros, x, of_x) == 0
+    assert rows.energy_ratio(x, x, of_x) == 1
     assert rows.in_common(zeros, of_zeros) == (0, 0)
     one = zeros.at[0].set(1)
     assert rows.in_common(one, rows.scales(one)) == (0.5, 0)  # there is no pair
@@ -33,12 +34,13 @@ def test_ratios_of_any_unit(power):
     g[1] = 0
     unit = np.float32(2.0**power)
     expected = np.sum(x**2, dtype=np.float64) / np.sum(g**2, dtype=np.float64)
-    for ratio in (rows.squared_ratio, rows.energy_ratio):
-        of_g = rows.scales(jnp.asarray(unit * g))
-        assert ratio(jnp.asarray(unit * x), of_g) == pytest.approx(expected, rel=1e-5)
+    x, scaled = jnp.asarray(unit * x), jnp.asarray(unit * g)
+    of_g = rows.scales(scaled)
+    assert rows.squared_ratio(x, of_g) == pytest.approx(expected, rel=1e-5)
+    assert rows.energy_ratio(x, scaled, of_g) == pytest.approx(expected, rel=1e-5)
     mean = g.mean(axis=0, dtype=np.float64)
     common = 4 * np.sum(mean**2) / np.sum(g**2, dtype=np.float64)
-    assert rows.in_common(jnp.asarray(unit * g), of_g).mode == pytest.approx(common, rel=1e-5)
+    assert rows.in_common(scaled, of_g).mode == pytest.approx(common, rel=1e-5)
 
 
 def test_centred_rows_have_no_mean():

@@ -39,7 +39,7 @@ def layer(neurons, features, seed=0, condensed=0.0):
 def law(w, g, c, block_size=None, **scheme):
     """The law with a block size, and |g'|^2 / |g|^2 beside what it saw."""
     after, stats = soft_law(w, g, c, crowd=Crowd(block_size=block_size), **scheme)
-    seen = stats._asdict() | {"energy_ratio": energy_ratio(after, scales(g))}
+    seen = stats._asdict() | {"energy_ratio": energy_ratio(after, g, scales(g))}
     return after, seen
 
 

@@ -262,7 +262,7 @@ PARTS = {
         lambda w, g: [(to.scaled.T, to.inverse_norm) for to in map(row_geometry.directions, (w, g))]
     ),
     "the change of energy": _part(
-        lambda w, g: row_geometry.energy_ratio(w, row_geometry.scales(g))
+        lambda w, g: row_geometry.energy_ratio(w, g, row_geometry.scales(g))
     ),
     "a matching's pairs, seen": _part(_look_at_pairs),
     "a matching's directions": _part(

@@ -155,14 +155,17 @@ def squared_ratio(x: Neurons, g: Scales, crowd: Crowd = WHOLE) -> Scalar:
     return squared / jnp.where(g.total == 0, 1, g.total)
 
 
-def energy_ratio(after: Neurons, g: Scales, crowd: Crowd = WHOLE) -> Scalar:
+def energy_ratio(after: Neurons, g: Neurons, of_g: Scales, crowd: Crowd = WHOLE) -> Scalar:
     """|G'|^2 / |G|^2, the change of kinetic energy; 1 when both are zero.
 
-    >>> energy_ratio(jnp.zeros((2, 2)), scales(jnp.zeros((2, 2))))
+    Written 1 + <G' - G, G' + G> / |G|^2, it is exactly 1 where nothing changes.
+
+    >>> energy_ratio(jnp.zeros((2, 2)), jnp.zeros((2, 2)), scales(jnp.zeros((2, 2))))
     Array(1., dtype=float32)
     """
-    ratio = squared_ratio(after, g, crowd)
-    return jnp.where(g.total == 0, 1 + ratio, ratio)
+    new, old = after.T * of_g.unit, g.T * of_g.unit
+    gained = crowd.over_all(jnp.sum((new - old) * (new + old)))
+    return jnp.maximum(1 + gained / jnp.where(of_g.total == 0, 1, of_g.total), 0)
 
 
 class InCommon(NamedTuple):

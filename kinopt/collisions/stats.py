@@ -76,7 +76,7 @@ class Measured(NamedTuple):
     def of_slice(self, after: Array, g: Array, seen: Any, crowd: Crowd) -> Array:
         """The first part of the vector, of one batch slice."""
         of_g = scales(g, crowd)
-        return jnp.stack([energy_ratio(after, of_g, crowd), *in_common(g, of_g, crowd), *seen])
+        return jnp.stack([energy_ratio(after, g, of_g, crowd), *in_common(g, of_g, crowd), *seen])
 
     def is_maximum(self) -> Array:
         """Which entries of the first part are the largest of the slices."""
