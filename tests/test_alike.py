@@ -26,6 +26,7 @@ def looks_of(name, strength, seeds=(3, 4)):
     return train(("adam", name), SIZE, "tanh", 0.7, 20, True, *lanes, np.array(seeds))
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_all_but_the_method():
     """A collision of strength 0 is the plain optimizer; neighbours of a seed do not matter."""
     plain = looks_of("plain", 1.0)

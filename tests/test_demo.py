@@ -139,6 +139,7 @@ def test_the_demo_ends_with_rows_a_table_and_a_picture(tmp_path, capsys):
     assert output.err == ""
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_keeps_what_was_done(tmp_path, capsys, monkeypatch):
     """Ctrl-C in the second turn: both methods of the first base have done one chunk."""
     advance, calls = Training.advance, []

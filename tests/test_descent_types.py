@@ -99,6 +99,7 @@ def test_lanes_spread_over_devices_by_spmd_axis_name(case):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=["explicit", "auto"])
 def test_a_mesh_of_three_axes(kind):
     tx = kinopt.bbi(0.05, fixed_bounce_every=1, extra_energy=1.0, integrator="leapfrog")

@@ -123,6 +123,7 @@ def test_no_minimum_at_all():
 LJ7 = [-16.505384, -15.935043, -15.593211, -15.533060]
 
 
+@pytest.mark.slow
 def test_the_four_minima_of_seven_particles():
     rng = np.random.default_rng(0)
     points = jnp.asarray(rng.uniform(-1.2, 1.2, (60, 21)))
@@ -185,6 +186,7 @@ def test_permuted_neurons_of_either_sign_have_one_form(seed):
         np.testing.assert_allclose(_network(form(other)), _network(_teacher()), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_networks_of_one_function_are_one_basin():
     rng = np.random.default_rng(7)
     targets = _network(_teacher())
@@ -236,6 +238,7 @@ def _chain(n: int, flat: int):
     return loss, sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", [0, 5])
 def test_determinants_from_products_are_those_of_all_eigenvalues(flat):
     loss, sizes = _chain(400, flat)
@@ -255,6 +258,7 @@ def test_determinants_from_products_are_those_of_all_eigenvalues(flat):
     assert abs(found.log_det[0] - exact) < 4 * found.log_det_error[0]
 
 
+@pytest.mark.slow
 def test_products_and_eigenvalues_agree_on_what_is_low():
     loss, sizes = _chain(60, 0)
     x = jnp.zeros(60)
@@ -270,6 +274,7 @@ def test_products_and_eigenvalues_agree_on_what_is_low():
     assert saddle.lowest < 0
 
 
+@pytest.mark.slow
 def test_a_saddle_of_many_parameters_is_dropped():
     """What comes to rest at the origin does not stay."""
     kept, _ = curvature.minima(

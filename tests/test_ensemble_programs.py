@@ -199,6 +199,7 @@ def test_the_second_call_traces_and_compiles_nothing(function, kind, caplog):
     assert not np.array_equal(first.params, second.params)
 
 
+@pytest.mark.slow
 def test_other_objects_are_other_problems():
     """Same code, other data; and a changed instance that has no hash."""
     for target in (1.0, 2.0):

@@ -28,6 +28,7 @@ def _four():
     return basins.discover(HIMMELBLAU, jnp.asarray(HIMMELBLAU.minimizers))
 
 
+@pytest.mark.slow
 def test_himmelblau_flows_as_a_fine_integration_does():
     """By LSODA with tolerances of 1e-10; a quench leads elsewhere from some of the points."""
     points = np.random.default_rng(0).uniform(-5, 5, (120, 2))
@@ -89,6 +90,7 @@ def _two(x):
     return jnp.sum((x**2 - 1) ** 2)
 
 
+@pytest.mark.slow
 def test_a_double_well_and_what_does_not_arrive():
     """A start at the maximum, not finite, at a minimum that is not known; too few steps."""
     found = basins.discover(_two, jnp.array([[-1.1], [1.1]]))
@@ -111,6 +113,7 @@ def test_a_double_well_and_what_does_not_arrive():
     assert basins.assign(_two, points[:2], none).label.tolist() == [-1, -1]
 
 
+@pytest.mark.slow
 def test_trees_flow_too():
     points = {"a": jnp.array([0.2, -0.2]), "b": jnp.ones((2, 2))}
     loss = lambda p: (p["a"] ** 2 - 1) ** 2 + p["a"] / 10 + jnp.sum(p["b"] ** 2)  # noqa: E731

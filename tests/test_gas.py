@@ -27,6 +27,7 @@ def select(rows, start, acceptance):
     return [row for row in rows if (row["start"], row["acceptance"]) == (start, acceptance)]
 
 
+@pytest.mark.slow
 def test_momentum_and_energy_are_conserved_to_rounding(rows):
     for row in rows:
         assert row["momentum_change"] < 1e-7
