@@ -193,7 +193,6 @@ def train(
     """
     if steps > LONGEST:
         raise ValueError(f"steps must be at most {LONGEST} (`LONGEST`), got {steps}.")
-    seeds = jnp.asarray(seeds, jnp.uint32)
     looks = _train(
         method,
         size,
@@ -201,7 +200,7 @@ def train(
         jnp.int32(steps),
         jnp.float32(decayed),
         *(jnp.asarray(x, jnp.float32) for x in (rate, strength)),
-        _worlds(size, jnp.float32(cosine), seeds),
+        _worlds(size, jnp.float32(cosine), jnp.asarray(seeds, jnp.uint32)),
         *_samples(size.inputs),
     )
     return Looks(*(np.asarray(x, float) for x in looks))
