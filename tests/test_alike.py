@@ -112,9 +112,10 @@ def test_differences_are_paired_and_errors_of_the_rule_are_counted():
         for line in alike.table(ROWS).splitlines()
     ]
     adam = ["adam, decayed", "3"]
-    assert [*adam, "soft", "1 of 2", "1", "0", "0", "0"] in lines
-    assert [*adam, "soft, gradients", "1 of 1", "0", "0", "0", "1"] in lines
+    assert [*adam, "soft", "1 of 2", "1", "0", "0", "0", "1"] in lines
+    assert [*adam, "soft, gradients", "1 of 1", "0", "0", "0", "1", "1"] in lines
     assert ["adam", "3", "soft", "+1.00 (0 gain, 1 lose)", "-1.00 (1 gain, 0 lose)"] in lines
+    assert [*adam, "0 ahead, 1 behind, of 1"] in lines, "soft against gradients only, at 0"
     assert "soft: alike 1 gain and 0 lose of 1, orthogonal 0 gain and 1 lose of 1" in (
         alike.headline(ROWS)
     )

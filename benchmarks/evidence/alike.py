@@ -14,7 +14,11 @@ optimizer on fresh seeds, paired, by log10 of the test error at the end.
     larger start        weights of 1 to 10 times the length
     noise               gradient noise, as a share of the gradient's rms
     penalty             on the squared cosines between units; it goes with the rate
-    muon                Muon, 1 - beta likewise
+    muon                Muon, 1 - beta likewise; on Adam's tasks
+
+SGD has no momentum but as a method of its own, and twice Adam's steps. Left out: collisions before
+SGD with momentum, layers of more than ten units, and trainings in which ten units are learned to
+the end.
 
 Beside it stand three numbers of the plain training: the share of the gradient that all units have
 in common, and the mean |cos| between gradients and between weights, all at its end.

