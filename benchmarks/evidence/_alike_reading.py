@@ -209,26 +209,30 @@ def headline(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row]) -> Figure:
-    """What soft collisions and Muon change, over the cosine of the weights at the end."""
+    """What soft collisions and Muon change, over the cosine of the plain weights at the end."""
     found = [c for c in comparisons(rows) if c.task[0] == "adam"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     grid = figure.subplots(1, 3, sharey=True)
+    few, many = min(c.task[3] for c in found), max(c.task[3] for c in found)
     marks = dict(zip(dict.fromkeys(c.task[4] for c in found), "osD^v", strict=False))
     for ax, method in zip(grid, (*LAWS, "muon"), strict=True):
-        for activation, mark in marks.items():
-            part = [c for c in found if c.method == method and c.task[4] == activation]
+        for (activation, mark), units in itertools.product(marks.items(), sorted({few, many})):
+            kind = method, activation, units
+            part = [c for c in found if (c.method, c.task[4], c.task[3]) == kind]
             error = [c.difference.std(ddof=1) / len(c.difference) ** 0.5 for c in part]
             ax.errorbar(
                 [c.numbers[2] for c in part],
                 [c.difference.mean() for c in part],
                 2 * np.array(error),
                 fmt=mark,
+                color=f"C{list(marks).index(activation)}",
+                mfc=None if units == few else "white",
                 ms=4,
                 lw=1,
-                label=activation,
+                label=f"{activation}, {units}" if part else None,
             )
         ax.axhline(0, color="black", lw=0.8)
-        ax.set(title=method, xlabel="mean |cos| of the weights, plain, at the end")
+        ax.set(title=method, xlabel="mean |cos| of weights at the end")
     grid[0].set_ylabel("log10 error, less plain")
     grid[0].legend(frameon=False, fontsize=8)
     return figure
