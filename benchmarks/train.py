@@ -20,10 +20,34 @@ import kinopt
 from benchmarks.data import Split
 from kinopt._typing import PyTree
 
-__all__ = ["Build", "Training", "accepted_fraction", "batch_order"]
+__all__ = ["Build", "Training", "accepted_fraction", "averaging", "batch_order"]
 
 Build = Callable[[Any, jax.Array], optax.GradientTransformation]
 """(learning rate, random key) -> optimizer; called while JAX traces, once for all seeds."""
+
+
+class Averaged(NamedTuple):
+    """What `averaging` keeps."""
+
+    averaged_params: PyTree
+    ema: optax.OptState
+
+
+def averaging(memory) -> optax.GradientTransformation:
+    """Keeps a running mean of the parameters, which a `Training` is judged by.
+
+    It leaves the updates as they are, and comes last in a chain.
+
+    Args:
+        memory: The weight of the newest parameters, in (0, 1]; the mean is free of the start.
+    """
+    ema = optax.ema(1 - memory)
+
+    def update(updates, state: Any, params: Any = None):
+        mean, inner = ema.update(optax.apply_updates(params, updates), state.ema)
+        return updates, Averaged(mean, inner)
+
+    return optax.GradientTransformation(lambda params: Averaged(params, ema.init(params)), update)
 
 
 class Carry(NamedTuple):
@@ -125,7 +149,8 @@ class Training:
         )
         seconds = time.perf_counter() - began
         model, params = self._program[0], self._carry.params
-        accuracy = np.asarray(_accuracy(model, params, self._test_images, self._test_labels))
+        judged = optax.tree.get(self._carry.opt_state, "averaged_params", params)
+        accuracy = np.asarray(_accuracy(model, judged, self._test_images, self._test_labels))
         # All together and last, so that an interruption seldom finds lists of different lengths.
         self.accuracy.append(accuracy)
         self.accepted.append(np.asarray(accepted))

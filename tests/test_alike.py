@@ -36,6 +36,12 @@ def test_a_seed_fixes_all_but_the_method():
     np.testing.assert_allclose(looks_of("plain", 1.0, (4, 5)).error[0], plain.error[1], rtol=1e-4)
 
 
+def test_batches_are_drawn_for_so_many_steps_and_no_more():
+    lanes = np.full(1, 0.05), np.ones(1), np.zeros(1)
+    with pytest.raises(ValueError, match="at most 2000"):
+        train(("adam", "plain"), SIZE, "tanh", 0.7, 2010, True, *lanes)
+
+
 def test_what_is_looked_at_is_what_numpy_finds():
     looks = looks_of("plain", 1.0)
     fresh = np.asarray(_committee._samples(SIZE.inputs)[1], float)
@@ -106,11 +112,24 @@ def test_differences_are_paired_and_errors_of_the_rule_are_counted():
         [cell.strip() for cell in line.strip("| ").split("|")]
         for line in alike.table(ROWS).splitlines()
     ]
-    assert ["soft, decayed rate", "1 of 2", "1", "0", "0", "0"] in lines
-    assert ["soft, gradients, decayed rate", "1 of 1", "0", "0", "0", "1"] in lines
+    adam = ["adam, decayed", "3"]
+    assert [*adam, "soft", "1 of 2", "1", "0", "0", "0", "1"] in lines
+    assert [*adam, "soft, gradients", "1 of 1", "0", "0", "0", "1", "1"] in lines
+    assert ["adam", "3", "soft", "+1.00 (0 gain, 1 lose)", "-1.00 (1 gain, 0 lose)"] in lines
+    assert [*adam, "0 ahead, 1 behind, of 1"] in lines, "soft against gradients only, at 0"
     assert "soft: alike 1 gain and 0 lose of 1, orthogonal 0 gain and 1 lose of 1" in (
         alike.headline(ROWS)
     )
+
+
+def test_each_base_and_each_number_of_units_has_verdicts_of_its_own():
+    """The thresholds were chosen on one of these sets, and the others are there to test them."""
+    more = [row | {"base": "sgd", "schedule": "constant", "units": 7} for row in ROWS[:2]]
+    table = alike.table(ROWS + more)
+    for place in (("adam, decayed", "3"), ("sgd, constant", "7")):
+        cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in table.splitlines()]
+        assert cells.count([*place, "soft"]) == 1
+    assert alike.headline(ROWS + more) == alike.headline(ROWS), "of Adam"
 
 
 # Where help would be expected

@@ -6,7 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.data import Split
 from benchmarks.evidence import learning
+from benchmarks.models import MLP
+from benchmarks.train import Training, averaging
 
 ROW = {"data": "digits", "few": True, "noise": 0.2, "chosen": {}, "tried": {}}
 ROW |= {"settings": {"num_seeds": 4, "num_trials": 1, "trial_seeds": 1}}
@@ -42,6 +45,39 @@ def test_steps_of_given_length_have_the_length_of_the_schedule(name):
         update, state = tx.update(x, state, x, value=jnp.array(1.0))
         expected = 0.3 * (1 + np.cos(np.pi * n / 8)) / 2
         np.testing.assert_allclose(jnp.linalg.norm(update), expected, rtol=1e-5)
+
+
+def test_the_running_mean_is_free_of_the_start_and_changes_no_step():
+    tx = averaging(0.25)
+    x, state = jnp.zeros(()), tx.init(jnp.zeros(()))
+    for _ in range(3):
+        update, state = tx.update(jnp.ones(()), state, x)
+        x = optax.apply_updates(x, update)
+    weights = 0.75 ** np.arange(3)[::-1]
+    expected = np.sum(weights * [1, 2, 3]) / np.sum(weights)
+    found = optax.tree.get(state, "averaged_params")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert x == 3
+
+
+def test_a_training_is_judged_by_the_running_mean():
+    """With all weight on the newest parameters it is no other than without."""
+    random = np.random.default_rng(0)
+    images, labels = random.standard_normal((40, 4)).astype(np.float32), np.arange(40) % 3
+    split = Split(images, labels.astype(np.int32), images, labels.astype(np.int32))
+
+    def accuracy(memory):
+        def build(rate, key):
+            mean = optax.identity() if memory is None else averaging(memory)
+            return optax.chain(optax.sgd(rate), mean)
+
+        training = Training(MLP((5,), 3), split, build, 0.5, 60, 8, [0, 1])
+        training.advance(60)
+        return training.accuracy[-1]
+
+    plain, newest, slow = map(accuracy, (None, 1.0, 0.01))
+    np.testing.assert_array_equal(plain, newest)
+    assert (plain != slow).any()
 
 
 def test_trials_lie_in_their_ranges():

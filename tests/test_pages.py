@@ -273,6 +273,36 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     assert cell("speed.steps", "50,000,000 / ecdsep", ratio) > 5
 
 
+def test_the_words_on_alike_units_agree_with_the_rows(content):
+    """Those of "Will it help?" and of the choice, around their tables."""
+
+    def cell(row: str, column: str) -> float:
+        return number(content.cell("evidence.alike", row, column))
+
+    for units in (5, 10):
+        adam = f"adam / {units}"
+        for cosine in ("cosine 0.7", "cosine 0.9"):
+            for law in ("soft", "soft, gradients"):
+                assert cell(f"{adam} / {law}", cosine) < -0.1, "they pay where units are alike"
+            for rival in ("larger start", "noise", "penalty"):
+                assert cell(f"{adam} / {rival}", cosine) > -0.3, "little, or a loss"
+        assert abs(cell(f"{adam} / soft", "cosine 0")) < 0.2, "seldom where they are orthogonal"
+        assert cell(f"{adam} / soft, gradients", "cosine 0") < -1, "it pays there too"
+        assert cell(f"{adam} / muon", "cosine 0.9") < -0.5, "far ahead of plain Adam"
+        for law in ("soft", "soft, gradients"):
+            kind = f"decayed / {units} / {law}"
+            assert cell(f"sgd, {kind}", "errors") > cell(f"sgd, {kind}", "tasks named") / 2
+            assert cell(f"adam, {kind}", "of them lose") == 0
+            assert cell(f"adam, {kind}", "errors") < cell(f"adam, {kind}", "if all were named")
+    for law in ("soft", "soft, gradients"):
+        few, many = (cell(f"adam, decayed / {units} / {law}", "errors") for units in (5, 10))
+        assert few < many, "the held-out units are harder"
+    more = cell("sgd / 10 / momentum", "cosine 0"), cell("sgd / 10 / soft, gradients", "cosine 0")
+    assert more[0] < more[1] < 0, "momentum does more"
+    ahead = cell("adam, decayed / 10", "muon")
+    assert ahead > 12, "of 24"
+
+
 README_SAYS = (
     "a million of two basins in {{ cell | speed.ensemble | 1,000,000 / kinopt.ensemble | seconds | "
     "NVIDIA H200 }} s on an H200",
@@ -280,8 +310,13 @@ README_SAYS = (
     "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | soft }} to it, "
     '`alike="gradients"` '
     "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | soft, gradients }}, Muon "
-    "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | muon }}; with a trained output "
-    "at 0.8 soft {{ cell | evidence.expected | committee | soft }} |",
+    "{{ cell | evidence.alike | adam, 500 decayed / 5 tanh / 0.7 | muon }}; of ten units Adam "
+    "{{ cell | evidence.alike | adam, 500 decayed / 10 tanh / 0.7 | plain }}, "
+    "{{ cell | evidence.alike | adam, 500 decayed / 10 tanh / 0.7 | soft }}, "
+    "{{ cell | evidence.alike | adam, 500 decayed / 10 tanh / 0.7 | soft, gradients }}, "
+    "{{ cell | evidence.alike | adam, 500 decayed / 10 tanh / 0.7 | muon }}; with SGD fewer "
+    "gains, and losses; with a trained output at 0.8 soft "
+    "{{ cell | evidence.expected | committee | soft }} |",
     "the training loss from {{ cell | ko.condensation | relu / none | loss }} to "
     "{{ cell | ko.condensation | relu / soft / 0.1 | loss }}, the mean abs. cosine from "
     "{{ cell | ko.condensation | relu / none | mean abs. cosine }} to "

@@ -10,7 +10,7 @@ the cosines of the teacher's. With rho near one the units' gradients are nearly 
 tells them apart is learned last.
 
 All networks of a call are trained side by side in one program, each with its own rate, strength and
-seed; a seed fixes teacher, start and batches, whatever the method.
+seed; a seed fixes teacher, start and batches (its `World`), whatever the method.
 """
 
 import functools
@@ -38,6 +38,9 @@ POOL = 2**16
 """Samples that batches are cut from: so many that none is learned by heart."""
 
 NUM_TEST = 2048
+LONGEST = 2000
+"""Steps that batches are drawn for; a training may be shorter."""
+
 START = 0.3
 """Length of a student's weights at the start, where the teacher's is one."""
 
@@ -57,6 +60,15 @@ class Size(NamedTuple):
     inputs: int
     batch: int
     looks: int  # how many times the networks are looked at, evenly spread
+
+
+class World(NamedTuple):
+    """What a seed fixes."""
+
+    teacher: Any  # [inputs, units]
+    start: Any  # [inputs, units], of the student, before it is scaled
+    batches: Any  # [LONGEST], where they begin in the pool
+    key: Any  # of the method
 
 
 class Looks(NamedTuple):
@@ -169,51 +181,68 @@ def train(
         size: Of all of them.
         activation: One of `ACTIVATIONS`.
         cosine: Between the teacher's units, in [0, 1).
-        steps: Of the training; a multiple of `size.looks`.
+        steps: Of the training; a multiple of `size.looks`, at most `LONGEST`.
         decayed: The rate follows half a cosine to zero; else it is constant. The penalty does as
             the rate does, so that it may leave the end as it is.
         rate: The learning rate, [lanes].
         strength: Of what the method adds, [lanes].
         seeds: [lanes].
+
+    Raises:
+        ValueError: For more steps than batches are drawn for.
     """
-    lanes = (jnp.asarray(x, jnp.float32) for x in (rate, strength))
-    number = list(ACTIVATIONS).index(activation)
+    if steps > LONGEST:
+        raise ValueError(f"steps must be at most {LONGEST} (`LONGEST`), got {steps}.")
     looks = _train(
         method,
         size,
-        jnp.int32(number),
-        jnp.float32(cosine),
+        jnp.int32(list(ACTIVATIONS).index(activation)),
         jnp.int32(steps),
         jnp.float32(decayed),
-        *lanes,
-        jnp.asarray(seeds, jnp.uint32),
+        *(jnp.asarray(x, jnp.float32) for x in (rate, strength)),
+        _worlds(size, jnp.float32(cosine), jnp.asarray(seeds, jnp.uint32)),
         *_samples(size.inputs),
     )
     return Looks(*(np.asarray(x, float) for x in looks))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _worlds(size, cosine, seeds):
+    """What the seeds fix, for every method alike: a program of its own, that is compiled once."""
+
+    def one(seed):
+        keys = jax.random.split(jax.random.key(seed), 4)
+        here = jax.vmap(jax.random.fold_in, (None, 0))(keys[1], jnp.arange(LONGEST))
+        return World(
+            teacher_units(keys[0], size.units, size.inputs, cosine),
+            jax.random.normal(keys[2], (size.inputs, size.units)),
+            jax.vmap(lambda key: jax.random.randint(key, (), 0, POOL - size.batch))(here),
+            keys[3],
+        )
+
+    return jax.vmap(one)(seeds)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _train(method, size, activation, cosine, steps, decayed, rates, strengths, seeds, pool, fresh):
+def _train(method, size, activation, steps, decayed, rates, strengths, worlds, pool, fresh):
     name = method[1]
 
     def output(w, x):
         return jnp.sum(jax.lax.switch(activation, [*ACTIVATIONS.values()], x @ w), axis=1)
 
-    def one(rate, strength, seed):
-        keys = jax.random.split(jax.random.key(seed), 4)
-        teacher = teacher_units(keys[0], size.units, size.inputs, cosine)
+    def one(rate, strength, world):
         scale = START * (strength if name == "larger start" else 1) / size.inputs**0.5
-        params = {"units": scale * jax.random.normal(keys[2], (size.inputs, size.units))}
+        params = {"units": scale * world.start}
 
         def share(step):
             """What is left of the rate: half a cosine, or all of it."""
             half = (1 + jnp.cos(jnp.pi * step / steps)) / 2
             return decayed * half + 1 - decayed
 
-        tx = METHODS[method].build(strength, lambda step: rate * share(step), keys[3])
+        tx = METHODS[method].build(strength, lambda step: rate * share(step), world.key)
 
         def error(params, x):
-            return jnp.mean((output(params["units"], x) - output(teacher, x)) ** 2) / 2
+            return jnp.mean((output(params["units"], x) - output(world.teacher, x)) ** 2) / 2
 
         def loss(params, x, step):
             found = error(params, x)
@@ -223,9 +252,7 @@ def _train(method, size, activation, cosine, steps, decayed, rates, strengths, s
 
         def step(number, carry):
             params, state = carry
-            here = jax.random.fold_in(keys[1], number)
-            start = jax.random.randint(here, (), 0, POOL - size.batch)
-            x = jax.lax.dynamic_slice_in_dim(pool, start, size.batch)
+            x = jax.lax.dynamic_slice_in_dim(pool, world.batches[number], size.batch)
             g = jax.grad(loss)(params, x, number)
             updates, state = tx.update(g, state, params)
             return optax.apply_updates(params, updates), state
@@ -241,4 +268,4 @@ def _train(method, size, activation, cosine, steps, decayed, rates, strengths, s
         carry = params, tx.init(params)
         return jax.lax.scan(look, carry, jnp.arange(size.looks))[1]
 
-    return jax.vmap(one)(rates, strengths, seeds)
+    return jax.vmap(one)(rates, strengths, worlds)

@@ -1,4 +1,4 @@
-"""Three numbers of a plain training's end, and what they say of collisions."""
+"""Three numbers of a plain training's end, and what they say of collisions with Adam."""
 
 __all__ = ["COMMON", "COS_G", "COS_W", "advice"]
 
@@ -16,7 +16,8 @@ def advice(common: float, cos_g: float, cos_w: float) -> set[str]:
     """Which collisions are worth a search, "soft" and "soft, gradients".
 
     Args:
-        common: N |mean g|^2 / sum |g|^2 of the layer's gradients at the end of a plain training.
+        common: N |mean g|^2 / sum |g|^2 of the layer's gradients at the end of a plain training,
+            with Adam and a rate that decays to zero.
         cos_g: Mean |cos| between these gradients.
         cos_w: Mean |cos| between the weights then.
 
