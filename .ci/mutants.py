@@ -437,6 +437,30 @@ FAULTS = {
         ("(state.time - start) // length", "state.time // length"),
         ("state.time >= start", "state.time > start"),
     ),
+    "basins/flow.py": (
+        ("tests/test_flow.py -k rastrigins", "tests/test_flow.py"),
+        ("-17253 / 339200", "17253 / 339200"),
+        ("finite & (error <= 1)", "finite & (error <= 1e9)"),
+        ("(value <= known.largest_value)", "(value > known.largest_value)"),
+        ("np.mean(differs[arrived])", "np.mean(differs)"),
+    ),
+    "basins/passes.py": (
+        ("tests/test_flow.py -k 'passes or saddles or pairs'", "tests/test_flow.py"),
+        ("np.maximum(passes[:, k, None], passes[k])", "passes[:, k, None] + passes[k]"),
+        ("np.minimum(lower, highest)", "lower"),
+        ("np.maximum(values[first], values[second])", "values[first]"),
+    ),
+    "basins/bands.py": (
+        ("tests/test_flow.py -k saddles", "tests/test_flow.py"),
+        ("2 * along - gradients, along", "along - gradients, along"),
+        ("climbs & top & (here > before)", "climbs & (here > before)"),
+        ("(1 - part) * x[piece] + part * x[piece + 1]", "x[piece]"),
+    ),
+    "plots/minima.py": (
+        ("tests/test_flow.py -k tree", "tests/test_flow.py"),
+        ("np.argmin(between)", "np.argmax(np.where(np.isfinite(between), between, -1))"),
+        ("np.where(np.isnan(heights), np.inf, heights)", "heights"),
+    ),
     "metrics/neurons.py": (
         METRICS,
         ("max(len(w) * (len(w) - 1), 1)", "len(w) ** 2"),

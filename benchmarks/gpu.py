@@ -150,6 +150,8 @@ def _perform_part(part: Part, limit: float, preset: str, folder: Path, commit: b
     before = _lines(rows_path)
     print(f"\n== {part.name}, at most {limit:.0f} s", flush=True)
     began = time.monotonic()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background, as its parts
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # would be: deaf to their limits
     process = subprocess.Popen(
         command_of(part.name, preset, rows_folder), cwd=ROOT, env=environment(preset, folder)
     )

@@ -24,6 +24,11 @@ from kinopt._typing import PyTree
 __all__ = ["Build", "outside_function"]
 
 
+SINGLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""Of the compiler, for a single function: it must not hand large sums to a library (YNN), which can
+only be called between functions."""
+
+
 class Build(NamedTuple):
     """What is done. The last digits of what becomes of a seed may depend on it."""
 
@@ -51,6 +56,11 @@ class Build(NamedTuple):
     def round(self, steps: Callable[..., PyTree]) -> Callable[..., PyTree]:
         """The round, to be called."""
         return _single_function(steps) if self.is_single else steps
+
+    @property
+    def compiler_options(self) -> dict[str, str]:
+        """What XLA is asked, as far as its version knows it."""
+        return SINGLE_OPTIONS if self.is_single else {}
 
     def context(self) -> contextlib.AbstractContextManager[None]:
         """Where a round is traced."""

@@ -73,7 +73,12 @@ class Programs:
         return self.found[name]
 
     def compiled(
-        self, function: Callable, fixed: tuple, arguments: dict[Device, tuple], donated: tuple = ()
+        self,
+        function: Callable,
+        fixed: tuple,
+        arguments: dict[Device, tuple],
+        donated: tuple = (),
+        options: dict[str, str] | None = None,
     ) -> dict[Device, Any]:
         """Executables of `function(*fixed, *arguments)`, one for each device.
 
@@ -82,6 +87,7 @@ class Programs:
           fixed: its first arguments, not arrays: the task, then what can be hashed.
           arguments: its other arguments, which lie on the device.
           donated: which of them the executable may overwrite.
+          options: of the compiler; left out where its version does not know them.
         """
         context = int(_context())
         names = {
@@ -95,7 +101,7 @@ class Programs:
             program = jax.jit(fresh, donate_argnums=donated)
             lowered.append(program.lower(*arguments[device]))
         with concurrent.futures.ThreadPoolExecutor(num_cores()) as pool:
-            made = pool.map(lambda program: program.compile(), lowered)
+            made = pool.map(lambda program: _compiled(program, options or {}), lowered)
             self.found.update(zip(map(names.get, missing), made, strict=True))
         return {device: self.found[name] for device, name in names.items()}
 
@@ -115,6 +121,15 @@ class Programs:
         device = min(first.devices(), key=lambda device: device.id)
         arguments = jax.device_put(arguments, device)
         return self.compiled(function, fixed, {device: arguments})[device](*arguments)
+
+
+def _compiled(lowered: Any, options: dict[str, str]) -> Any:
+    try:
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        if not options or "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
 def _objects(thing: Any) -> list[Any]:

@@ -198,13 +198,14 @@ def make_workers(
     most = min(size, CPU_LANES[1]) if build.is_single else size
     num_lanes = max(FEWEST_LANES, min(num_lanes, most))
 
-    def compiled(function, fixed, arguments, donated=()):
+    def compiled(function, fixed, arguments, **more):
         given = {devices[n]: arguments[n] for n in mine}  # cores of a CPU are one device
-        made = programs.compiled(function, (task, *fixed), given, donated)
+        made = programs.compiled(function, (task, *fixed), given, **more)
         return {n: made[devices[n]] for n in mine}
 
     starts = compiled(start, (num_lanes,), {n: (sources[n],) for n in mine})
     lines = {n: starts[n](sources[n]) for n in mine}
     arguments = {n: (sources[n], lines[n], np.int32(0)) for n in mine}
-    program = compiled(work, (chunk, build), arguments, donated=(1,))
+    options = build.compiler_options
+    program = compiled(work, (chunk, build), arguments, donated=(1,), options=options)
     return [Worker(program[n], sources[n], lines[n], size, n) for n in mine]

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from importlib.metadata import version
 
@@ -10,6 +11,10 @@ import jaxtyping
 import pytest
 
 from tests import typecheck
+
+# What is begun in the background of a script is deaf to Ctrl-C, and so are its children.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before JAX starts, which reads them once. Tests compile much and compute little.
 os.environ["XLA_FLAGS"] = (

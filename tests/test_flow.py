@@ -96,8 +96,10 @@ def test_a_double_well_and_what_does_not_arrive():
     found = basins.discover(_two, jnp.array([[-1.1], [1.1]]))
     left = 1 + int(found.minimizers[1, 0] < 0)
     points = jnp.array([[-3.0], [-1e-9], [0.0], [1e-9], [40.0], [jnp.nan], [jnp.inf]])
-    assigned = basins.assign(_two, points, found)
     right = 3 - left
+    others = np.array([right, left, left, right, right, left, left])
+    assigned = basins.assign(_two, points, found, labels=others)
+    assert assigned.differs_labels == 0.25
     assert assigned.label.tolist() == [left, left, -1, right, right, -1, -1]
     assert int(assigned.num_lost) == 3
     assert assigned.nearest[5:].tolist() == [-1, -1]

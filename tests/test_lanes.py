@@ -73,6 +73,24 @@ def test_nothing_depends_on_lanes_or_chunk(reference, number, chunk):
     assert_same(run(walk, begin, KEYS, num_steps=MOST, lanes=number, chunk=chunk), reference)
 
 
+def test_a_step_may_hold_a_large_reduction():
+    """XLA gives it to a library, which cannot be called inside a round that is one function."""
+    known = np.random.default_rng(0).normal(size=(256, 3)).astype(np.float32)
+
+    def step(x):
+        away = jnp.max(jnp.abs(x - known), axis=1)
+        nearest = jnp.min(jnp.where(away < 0.5, jnp.arange(256), 256))
+        return x * 0.9, jnp.where(nearest < 256, nearest + 1, 0)
+
+    starts = 3 * jax.vmap(lambda key: jax.random.normal(key, (3,)))(KEYS)
+    found = run(step, lambda key: 3 * jax.random.normal(key, (3,)), KEYS, num_steps=MOST, lanes=16)
+    for n, x in enumerate(np.asarray(starts)):
+        paths = x * 0.9 ** np.arange(MOST)[:, None]
+        away = np.abs(paths[:, None] - known).max(axis=2)
+        at = np.argwhere(away < 0.5)
+        assert found.outcome[n] == (at[0, 1] + 1 if len(at) else 0)
+
+
 def test_nothing_depends_on_company_or_order(reference):
     order = np.array([7, 2, 30])
     result = run(walk, begin, KEYS[order], num_steps=MOST)
