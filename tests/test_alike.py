@@ -154,6 +154,7 @@ def test_dead_codes_are_reset_every_fifty_steps():
     assert float(jnp.abs(after[1]).max()) < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _expected_problems.PROBLEMS)
 def test_a_problem_is_learned_a_little_by_every_method(name):
     """A step of descent along each problem's gradient lowers its loss."""

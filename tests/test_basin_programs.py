@@ -55,6 +55,7 @@ def compiled(caplog):
     return [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_the_second_call_compiles_nothing(call, caplog):
     """Though its points, temperatures, keys and numbers of minima are others."""
@@ -69,6 +70,7 @@ def test_the_second_call_compiles_nothing(call, caplog):
     assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_discovery_traces_nothing_twice(caplog):
     """Also where other points lead to fewer minima, of which arrays have other shapes."""
     loss = Wells()
@@ -95,6 +97,7 @@ def test_a_loss_and_its_data_are_let_go(call):
     assert len(_programs._kept) == before
 
 
+@pytest.mark.slow
 def test_a_symmetry_is_let_go():
     gc.collect()
     before = len(_programs._kept)
@@ -108,6 +111,7 @@ def test_a_symmetry_is_let_go():
     assert len(_programs._kept) == before
 
 
+@pytest.mark.slow
 def test_other_functions_are_other_problems():
     """The same code with other data, and the same loss under another symmetry and step limit."""
     for at in (1.0, 2.0):
@@ -122,6 +126,7 @@ def test_other_functions_are_other_problems():
     assert found.label.tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_types_are_part_of_a_program():
     loss = Wells()
     points = np.array([[1.0, 1.0], [-1.0, 1.0]])

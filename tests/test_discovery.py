@@ -64,6 +64,7 @@ def test_rastrigin_has_the_minima_of_the_closed_form():
     assert found.unseen_mass == singles.sum() / len(points)
 
 
+@pytest.mark.slow
 def test_himmelblau_feeds_what_counts_and_predicts():
     """Four minima; NaN and infinity lead nowhere; the saddle and maximum are no minima."""
     himmelblau = landscapes.himmelblau()
@@ -94,6 +95,7 @@ def test_himmelblau_feeds_what_counts_and_predicts():
     np.testing.assert_allclose(shares.fractions, stats.fractions, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_points_that_are_trees_come_back_as_trees():
     points = {"a": jnp.array([0.9, -1.2, 0.8]), "b": jnp.zeros((3, 2, 1), jnp.float32)}
     found = basins.discover(

@@ -143,6 +143,7 @@ def _saddles() -> dict[tuple[int, int], float]:
     return heights
 
 
+@pytest.mark.slow
 def test_nudged_paths_reach_himmelblaus_saddles():
     """And straight ones, along which the highest loss is also that of a fine grid, do not."""
     found, heights = _four(), _saddles()
@@ -165,6 +166,7 @@ def test_nudged_paths_reach_himmelblaus_saddles():
         np.testing.assert_allclose(straight.heights[a - 1, b - 1], grid, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 5])
 def test_a_double_well_in_n_dimensions(n):
     """(x^2 - 1)^2 + x/5 in the first, which a shear bends into all others: its top is known."""
@@ -184,6 +186,7 @@ def test_a_double_well_in_n_dimensions(n):
     assert float(result.heights[0, 1]) >= height - 1e-12
 
 
+@pytest.mark.slow
 def test_pairs_that_are_asked_for_and_losses_that_are_not_finite():
     found = _four()
     some = basins.barriers(HIMMELBLAU, found, pairs=np.array([[2, 1], [1, 2], [3, 4], [1, 1]]))
