@@ -83,32 +83,29 @@ def test_a_discovery_traces_nothing_twice(caplog):
     assert not compiled(caplog)
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_loss_and_its_data_are_let_go(call):
+def is_let_go(make, use):
+    """Programs are kept for what was made, and go with it."""
     gc.collect()
     before = len(_programs._kept)
-    loss = Wells()
-    call(loss)
+    made = make()
+    use(made)
     assert len(_programs._kept) > before
-    data = weakref.ref(loss)
-    del loss
+    alive = weakref.ref(made)
+    del made
     gc.collect()
-    assert data() is None
+    assert alive() is None
     assert len(_programs._kept) == before
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_loss_and_its_data_are_let_go(call):
+    is_let_go(Wells, call)
 
 
 @pytest.mark.slow
 def test_a_symmetry_is_let_go():
-    gc.collect()
-    before = len(_programs._kept)
     loss = Wells()
-    symmetry = basins.sign_flips(each=True)
-    discover(loss, symmetry=symmetry)
-    alive = weakref.ref(symmetry)
-    del symmetry
-    gc.collect()
-    assert alive() is None
-    assert len(_programs._kept) == before
+    is_let_go(lambda: basins.sign_flips(each=True), lambda it: discover(loss, symmetry=it))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ in common, and the mean |cos| between gradients and between weights, all at its 
 
 Reproduces: nothing.
 Needs: nothing.
-Takes: smoke 1 min; laptop 45 min on 2 cores; paper 4 h.
+Takes: smoke 1 min; laptop 1 h on 2 busy cores; paper 6 h.
 Scale: one layer of 5 or 10 units, noise-free; the output weights are not trained.
 """
 
