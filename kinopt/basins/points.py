@@ -47,10 +47,6 @@ class Layout(NamedTuple):
         leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
 
-    def arrays(self, rows: Any) -> PyTree:
-        """Rows of NumPy as a tree of JAX's arrays; nothing is compiled for their shapes."""
-        return jax.device_put(self.tree(rows))
-
 
 def rows_of(points: PyTree, name: str, axis: str = "points") -> tuple[Layout, jax.Array]:
     """Points [points, n] in the widest type that is on, and the way back.
