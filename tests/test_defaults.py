@@ -1,7 +1,6 @@
 """What a newcomer writes first cannot hurt: collisions without any argument, on every leaf."""
 
 import functools
-import itertools
 
 import flax.linen as nn
 import jax
@@ -71,6 +70,13 @@ class Scanned(nn.Module):
 
 NETWORKS = {net.__name__: net() for net in (Dense, Convolutional, Attention, Autoencoder, Scanned)}
 OPTIMIZERS = {"sgd": optax.sgd(0.1, momentum=0.9), "adam": optax.adam(1e-3)}
+PAIRS = [
+    ("Dense", "sgd"),
+    ("Dense", "adam"),
+    ("Convolutional", "sgd"),
+    ("Attention", "adam"),
+    ("Autoencoder", "sgd"),
+]
 COLLISIONS = {"soft": kinopt.soft_collision(), "hard": kinopt.hard_collision()}
 
 
@@ -105,8 +111,8 @@ def plain(net, optimizer):
 @pytest.mark.parametrize(
     ("net", "optimizer"),
     [
-        pytest.param(*pair, marks=[] if pair == ("Scanned", "adam") else [pytest.mark.slow])
-        for pair in itertools.product(NETWORKS, OPTIMIZERS)
+        ("Scanned", "adam"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS),
     ],
 )
 def test_training_is_not_worse(net, optimizer, collision):

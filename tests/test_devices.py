@@ -1,7 +1,6 @@
 """Layers spread over eight simulated devices: the unsharded result, in a fraction of the memory."""
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,14 @@ LAYOUTS = {
     "neurons over two axes": P(None, ("x", "y")),
 }
 every_collision = pytest.mark.parametrize("make", COLLISIONS.values(), ids=COLLISIONS.keys())
-every_layout = pytest.mark.parametrize("spec", LAYOUTS.values(), ids=LAYOUTS.keys())
+KINDS = ["soft", "soft, cells", "hard", "hard, matching"]  # all that ask differently who meets whom
+
+
+def laid_out(*layouts):
+    """Every law where both axes are cut, and one of each kind in these layouts."""
+    cut = [(law, "both") for law in COLLISIONS] + [(law, name) for name in layouts for law in KINDS]
+    params = [pytest.param(COLLISIONS[law], LAYOUTS[name], id=f"{name}-{law}") for law, name in cut]
+    return pytest.mark.parametrize(("make", "spec"), params)
 
 
 def gas(neurons=16, features=8, batch=()):
@@ -61,8 +67,7 @@ def unsharded(make):
     return jax.jit(make().update)(g, make().init(w), w)
 
 
-@every_collision
-@every_layout
+@laid_out("neurons", "features", "neurons over two axes")
 @pytest.mark.slow
 def test_explicit_axes_give_the_unsharded_result(make, spec):
     (w, g), tx = gas(), make()
@@ -74,7 +79,7 @@ def test_explicit_axes_give_the_unsharded_result(make, spec):
     assert_near(result, unsharded(make), tolerance(make))
 
 
-@every_collision
+@pytest.mark.parametrize("make", [COLLISIONS[law] for law in KINDS], ids=KINDS)
 @pytest.mark.slow
 def test_explicit_axes_need_no_jit(make):
     (w, g), tx = gas(), make()
@@ -103,8 +108,7 @@ def test_auto_axes_with_sharding_give_the_unsharded_result(make, spec):
     assert_near(result, unsharded(make))
 
 
-@every_collision
-@pytest.mark.parametrize("spec", [LAYOUTS["neurons"], LAYOUTS["both"]], ids=["neurons", "both"])
+@laid_out("neurons")
 @pytest.mark.slow
 def test_inside_shard_map(make, spec):
     w, g = gas()
@@ -127,7 +131,7 @@ def test_inside_shard_map(make, spec):
     assert_near(result, unsharded(make), tolerance(make))
 
 
-@pytest.mark.parametrize("make", COLLISIONS.values(), ids=COLLISIONS.keys())
+@every_collision
 @pytest.mark.slow
 def test_inside_a_shard_map_that_keeps_account_of_what_varies(make):
     w, g = gas()
@@ -141,14 +145,22 @@ def test_inside_a_shard_map_that_keeps_account_of_what_varies(make):
     assert_near(jax.jit(update)(g, w), unsharded(make)[0], tolerance(make))
 
 
-@pytest.mark.parametrize("make", [COLLISIONS["soft, cells"], COLLISIONS["hard"]])
-@pytest.mark.parametrize("spec", [P("y", "x", None), P(None, "y", "x"), P("x", None, "y")], ids=str)
+@pytest.mark.parametrize(
+    ("law", "spec"),
+    [
+        ("soft, cells", P("y", "x", None)),
+        ("soft, cells", P(None, "y", "x")),
+        ("soft, cells", P("x", None, "y")),
+        ("hard", P("x", None, "y")),
+    ],
+    ids=str,
+)
 @pytest.mark.slow
-def test_batch_axes_and_composite_neurons(make, spec):
+def test_batch_axes_and_composite_neurons(law, spec):
     """Two stacked layers, and a convolution's kernel with cut reduction axes."""
     w, g = gas(neurons=8, features=4, batch=(4,))
     for axes in (kinopt.NeuronAxes(2, 1), kinopt.NeuronAxes(2, (0, 1)), kinopt.NeuronAxes((1, 2))):
-        tx = make(neuron_axes=axes)
+        tx = COLLISIONS[law](neuron_axes=axes)
         expected = jax.jit(tx.update)(g, tx.init(w), w)
         mesh = mesh_of(AxisType.Explicit)
         with jax.set_mesh(mesh):
@@ -187,7 +199,8 @@ MEMORY = {
     "soft": (SOFT(), 0.2, 0.3),
     "soft, cells": (SOFT(cell_size=64), 0.2, 0.2),
     "hard": (HARD(), 0.2, 0.3),
-    "hard, cells": (HARD(cell_size=64), 0.2, 0.22),  # with features 10 MB of 47, on jax 0.10
+    # Features: 10 MB of 39 without fusion emitters on jax 0.10, and of 47 with them.
+    "hard, cells": (HARD(cell_size=64), 0.2, 0.27),
     # One device alone holds three leaves here, one of eight about one: what its pairs need.
     "hard, matching": (HARD(combine="matching"), 0.37, 0.6),
 }
@@ -198,9 +211,6 @@ MEMORY = {
 @pytest.mark.slow
 def test_memory_of_a_device_falls_with_their_number(name, axis):
     """Temporary bytes of one device of eight against those of one alone, and no whole leaf."""
-    as_shipped = {"xla_backend_optimization_level": 3}  # and not as tests/conftest.py sets it
-    if "xla_cpu_use_fusion_emitters=false" in os.environ["XLA_FLAGS"]:
-        as_shipped["xla_cpu_use_fusion_emitters"] = True
     tx, *shares = MEMORY[name]
     used, shape = [], (512, 2048)
     for devices in (1, 8):
@@ -209,8 +219,7 @@ def test_memory_of_a_device_falls_with_their_number(name, axis):
             layout = NamedSharding(mesh, LAYOUTS[axis])
             leaf = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout)
             state = jax.jit(tx.init)(jnp.zeros(shape))
-            update = jax.jit(tx.update, compiler_options=as_shipped)
-            compiled = update.lower(leaf, state, leaf).compile()
+            compiled = jax.jit(tx.update).lower(leaf, state, leaf).compile()
         used.append(compiled.memory_analysis().temp_size_in_bytes)
     gathered = [line for line in compiled.as_text().splitlines() if "all-gather" in line]
     assert not any("512,2048" in line or "2048,512" in line for line in gathered)
