@@ -141,6 +141,7 @@ def test_top_keeps_the_largest():
     np.testing.assert_array_equal(kept, [[3, 0, 0, 5], [0, 0, 0, 4]])
 
 
+@pytest.mark.slow
 def test_dead_codes_are_reset_every_fifty_steps():
     problem = _expected_problems.CODEBOOK
     world = problem.world(jax.random.key(0))

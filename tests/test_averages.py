@@ -83,11 +83,13 @@ def test_a_tested_step_leaves_the_density_as_it_is_at_any_length(loss_fn, n, len
 
 
 @pytest.mark.parametrize(("loss_fn", "length"), [(quartic, 5.0), (gaussians, 3.5)])
+@pytest.mark.slow
 def test_a_step_that_is_not_tested_does_not(loss_fn, length):
     assert ks_p(loss_fn, 2, length, tested=False) < 1e-3
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.slow
 def test_the_turn_stretches_directions_by_the_factor_it_says(n):
     keys = jax.random.split(jax.random.key(n))
     u, force = (jax.random.normal(key, (n,)) for key in keys)
@@ -254,6 +256,7 @@ def test_a_deeper_minimum_that_is_met_becomes_the_new_start():
     assert found.reasons == ()
 
 
+@pytest.mark.slow
 def test_f_min_above_a_deeper_minimum_is_told():
     def tilted(x):
         return (x[0] ** 2 - 1) ** 2 + x[0] + jnp.sum(x[1:] ** 2)
@@ -265,6 +268,7 @@ def test_f_min_above_a_deeper_minimum_is_told():
         kinopt.canonical(tilted, jnp.array([-1.0, 0.0]), 0.3, num_steps=40, f_min=0.5)
 
 
+@pytest.mark.slow
 def test_a_wall_of_nan_is_a_wall():
     def half(x):
         return jnp.where(x[0] > 0.0, (x[0] - 0.5) ** 2 / 2, jnp.nan) + jnp.sum(x[1:] ** 2) / 2
@@ -304,6 +308,7 @@ def test_a_mode_that_is_not_visited_matters_where_it_is_low():
 # Arguments
 
 
+@pytest.mark.slow
 def test_parameters_and_observables_are_trees():
     starts = {"a": jnp.ones((2, 2)), "b": jnp.zeros((), jnp.float16)}
 

@@ -98,6 +98,7 @@ def is_let_go(make, use):
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.slow
 def test_a_loss_and_its_data_are_let_go(call):
     is_let_go(Wells, call)
 

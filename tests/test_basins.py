@@ -132,6 +132,7 @@ def test_dwell_counts_steps_by_block_and_label():
         tx.update(jnp.array(1.0), state, jnp.array(1))
 
 
+@pytest.mark.slow
 def test_occupancy_knows_about_autocorrelation():
     """A two-state chain that stays with probability .98: 49 to 51 steps are one sample.
 

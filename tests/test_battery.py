@@ -444,12 +444,14 @@ def test_lowers_for_accelerators(case: Case):
     assert exported.platforms == ("cuda", "tpu")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(
-    "case",
+    ("case", "dtype"),
     [
-        pytest.param(case, id=case.name, marks=[] if case.needs_value else slow_if(case))
+        pytest.param(
+            case, dtype, id=f"{case.name}-{dtype}", marks=[] if case.needs_value else slow_if(case)
+        )
         for case in CASES
+        for dtype in (["bfloat16"] if case.is_variant else ["bfloat16", "float32"])
     ],
 )
 def test_strict_promotion(case: Case, dtype):
@@ -473,10 +475,9 @@ def test_strict_promotion(case: Case, dtype):
 
 @pytest.mark.slow
 @every_state
-@on_a_mesh
-def test_an_nnx_model_with_sharding_metadata(case: Case, kind):
+def test_an_nnx_model_with_sharding_metadata(case: Case):
     """Flax copies a parameter's metadata onto whatever stands in its place in the state."""
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
     init = nnx.with_partitioning(nnx.initializers.lecun_normal(), ("x", "y"))
     with jax.set_mesh(mesh):
 
@@ -542,7 +543,7 @@ def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
 
 
 @pytest.mark.slow
-@every_kind
+@every_state
 def test_spmd_axis_name(case: Case):
     """Members of a `vmap` spread over a mesh axis, as a pipeline or an ensemble has them."""
     params, _ = lanes()

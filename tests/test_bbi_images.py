@@ -32,6 +32,7 @@ def test_trials_learn_from_each_other_and_stay_in_range(name):
     assert max(score for _, score in tried) > -0.02 * (high - low)
 
 
+@pytest.mark.slow
 def test_the_trainer_hands_both_numbers_to_the_optimizer():
     rng = np.random.default_rng(0)
     given = rng.uniform(size=(50, 8, 8, 1)).astype(np.float32), np.arange(50) % 10

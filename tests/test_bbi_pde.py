@@ -9,6 +9,7 @@ from benchmarks.bbi import _poisson as poisson
 from benchmarks.bbi import pde
 
 
+@pytest.mark.slow
 def test_the_laplacian_is_the_trace_of_the_hessian():
     with jax.enable_x64(True):
         params = poisson.initial(jax.random.key(0), 6, 2)

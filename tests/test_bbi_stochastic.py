@@ -25,6 +25,7 @@ def test_batches_have_the_mean_and_the_spread_they_say():
     assert float(mean) == pytest.approx(float(batches.full(theta)), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_energy_is_restored_by_the_factor_of_eq_48():
     """To second order in the time step: half of it leaves a quarter of the error."""
     wide, narrow = (stochastic.energy(SETTINGS, dt) for dt in (0.1, 0.05))

@@ -109,6 +109,7 @@ def test_hard_agrees_with_a_loop_over_cells(cells, combine, neurons):
 
 @KINDS
 @pytest.mark.parametrize("neurons", [12, 15])
+@pytest.mark.slow
 def test_momentum_and_energy_are_conserved_in_each_cell(cells, neurons):
     with jax.enable_x64(True):
         w, g = layer(neurons, 4)
@@ -124,6 +125,7 @@ def test_momentum_and_energy_are_conserved_in_each_cell(cells, neurons):
             np.testing.assert_allclose((after[part] ** 2).sum(), (g[part] ** 2).sum())
 
 
+@pytest.mark.slow
 def test_cells_of_two_scatter_in_directions_of_their_own():
     """Both keep the velocity of their centre of mass, and leave along n of the cell's key."""
     with jax.enable_x64(True):
@@ -155,6 +157,7 @@ def test_one_cell_is_the_layer():
         )
 
 
+@pytest.mark.slow
 def test_a_hash_puts_copies_together():
     rng = np.random.default_rng(0)
     w = np.repeat(rng.normal(size=(8, 16)), 4, axis=0)[rng.permutation(32)]
@@ -179,6 +182,7 @@ def test_copies_fill_hashed_cells_in_random_order():
 
 
 @KINDS
+@pytest.mark.slow
 def test_cells_change_from_step_to_step_and_memory_is_linear(cells):
     w, g = (jnp.asarray(x.T, jnp.float32) for x in layer(40, 6))
     tx = kinopt.soft_collision(0.1, cell_size=4, cells=cells)

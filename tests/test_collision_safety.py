@@ -114,6 +114,7 @@ class TestDefaults:
         blocks, _ = collided(coll_coef, w, g, block_size=5)
         np.testing.assert_allclose(auto, blocks, atol=1e-5)
 
+    @pytest.mark.slow
     def test_auto_meets_both_kinds(self):
         w, g = gas(neurons=24, features=6)
         fractions = [float(collided(c, w, g)[1].accepted_fraction) for c in (0.3, 0.99)]
@@ -213,6 +214,7 @@ class TestTypes:
         np.testing.assert_allclose(after / 1e30, usual, atol=1e-5)
 
     @both
+    @pytest.mark.slow
     def test_complex_leaves_are_refused_with_a_way_out(self, collision):
         w, g = gas()
         params = {"spectral": w + 1j * g, "bias": jnp.ones(3, jnp.complex64)}
@@ -268,6 +270,7 @@ class TestMasks:
             kinopt.soft_collision(neuron_axes=given).init(jnp.ones((3, 3)))
         assert kinopt.NeuronAxes(np.int64(1)).output_axis == 1
 
+    @pytest.mark.slow
     def test_a_module_that_can_be_called_is_a_tree(self):
         model = eqx.nn.MLP(5, 3, 8, 2, key=jax.random.key(0))
         params = eqx.filter(model, eqx.is_inexact_array)

@@ -55,6 +55,7 @@ def test_a_schedule_gives_the_coefficient_of_each_update(collision):
 
 
 @both
+@pytest.mark.slow
 def test_batch_axes_equal_a_loop_and_specifications_agree(collision):
     """Soft, and hard without scattering, on [in, heads, dim] against each head alone."""
     options = {"restitution": 0.0} if collision is HARD else {}
@@ -106,6 +107,7 @@ def test_a_bad_key_is_refused(key):
         kinopt.hard_collision(key=key).init(jnp.zeros((2, 2)))
 
 
+@pytest.mark.slow
 def test_leaves_of_equal_shape_draw_different_directions_whatever_is_beside_them():
     w, g = gas()
     tx = HARD(0.9)
@@ -303,6 +305,7 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_mixed_precision_accumulates_in_float32():
     """bfloat16 gradients of float32 weights: the float32 result, rounded once."""
     w, g = gas(neurons=32, features=64)
@@ -365,6 +368,7 @@ def test_trains_an_nnx_model(collision):
     assert stats["head/kernel"].energy_ratio > 0
 
 
+@pytest.mark.slow
 def test_a_mask_tree_made_from_an_nnx_state():
     net = NnxNet(nnx.Rngs(0))
     mask = kinopt.layer_mask("head")(nnx.state(net, nnx.Param))
@@ -417,6 +421,7 @@ def test_state_types():
     assert kinopt.soft_collision().init(w).key is None
 
 
+@pytest.mark.slow
 def test_temporary_memory_of_a_large_layer():
     """[1000, 2048]: a hundredth of the N x N x D array that the law is written with."""
     leaf = jax.ShapeDtypeStruct((2048, 1000), jnp.float32)
@@ -449,6 +454,7 @@ def test_bounded_memory_of_a_vocabulary(shape, limit, tx):
 
 
 @both
+@pytest.mark.slow
 def test_blocks_chosen_by_size_equal_the_dense_law(collision):
     dense = 2100
     w, g = gas(neurons=dense, features=3)

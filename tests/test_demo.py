@@ -21,6 +21,7 @@ def test_every_epoch_sees_every_image_once():
         assert sorted(epoch) == list(range(10))
 
 
+@pytest.mark.slow
 def test_a_seed_does_not_depend_on_the_others_or_on_the_chunks():
     arguments = (models.MLP(()), data.load("digits"), lambda rate, key: optax.sgd(rate), 0.1, 6, 16)
     together, alone = Training(*arguments, seeds=[4, 7]), Training(*arguments, seeds=[7])
@@ -52,6 +53,7 @@ def test_every_base_meets_soft_and_hard_collisions():
 
 
 @pytest.mark.parametrize("name", ["bbi", "bbi + soft"])
+@pytest.mark.slow
 def test_bbi_learns_from_minibatches(name):
     method = next(method for method in METHODS if method.name == name)
     data_set = data.load("digits")

@@ -50,6 +50,7 @@ def tangent():
 
 
 @pytest.mark.parametrize("name", COLLISIONS | PAIRS)
+@pytest.mark.slow
 def test_derivatives_agree_with_finite_differences(name):
     """Zero rows stay zero along the direction: a cosine has no derivative at a row of length 0."""
     with jax.enable_x64(True):
@@ -72,6 +73,7 @@ def test_derivatives_agree_with_finite_differences(name):
 
 
 @pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.slow
 def test_reverse_mode_pair_by_pair_is_refused_by_jax(name):
     """Documented, with what works instead; JAX says why."""
     assert "reverse mode with" in " ".join(kinopt.hard_collision.__doc__.split())

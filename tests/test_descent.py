@@ -301,6 +301,7 @@ def test_the_papers_step_does_not(n):
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("f_min", [1.0, -5.0])
+@pytest.mark.slow
 def test_f_min_is_found_from_either_side(f_min, noise):
     """A quadratic with minimum 0.3; the gradient is off by `noise` times its length."""
     loss = lambda x: 0.3 + jnp.sum(jnp.arange(1.0, 6.0) * x**2) / 2  # noqa: E731
@@ -338,6 +339,7 @@ def test_f_min_is_found_from_either_side(f_min, noise):
     assert (np.abs(found - 0.3) < 1e-2).sum() >= seeds - 1
 
 
+@pytest.mark.slow
 def test_bbi_and_ecdsep_are_settings_of_ecd():
     loss, x = rosenbrock, jnp.array([-1.2, 1.0])
     pairs = [

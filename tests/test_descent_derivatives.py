@@ -46,6 +46,7 @@ def positions(make):
 
 
 @pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.slow
 def test_derivatives_agree_with_finite_differences(name):
     with jax.enable_x64(True):
         run = positions(FAMILY[name])

@@ -21,6 +21,7 @@ def assert_untouched(state, before):
 
 
 @pytest.mark.parametrize("integrator", ["paper", "leapfrog"])
+@pytest.mark.slow
 def test_a_displacement_beyond_float16_is_passed_over(integrator):
     """Steps of 1e3 times a momentum of 1e3: finite in float32, infinite in the parameter's type."""
     x = jnp.array([1.0, -2.0], jnp.float16)
@@ -87,6 +88,7 @@ def _lanes(tx, seeds):
 
 
 @pytest.mark.parametrize("case", DRAWING, ids=lambda case: case.name)
+@pytest.mark.slow
 def test_lanes_spread_over_devices_by_spmd_axis_name(case):
     """What draws in its steps; the battery has the others."""
     tx, seeds = case.make(), jnp.arange(8.0) / 8

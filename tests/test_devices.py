@@ -170,6 +170,7 @@ def test_batch_axes_and_composite_neurons(law, spec):
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
+@pytest.mark.slow
 def test_norms_of_cut_rows_stay_in_range(scale):
     w, g = gas()
     w, g = (x.at[3:].multiply(scale) for x in (w, g))  # all but one device's features

@@ -108,6 +108,7 @@ def test_points_that_are_trees_come_back_as_trees():
     np.testing.assert_allclose(slope, 0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_no_minimum_at_all():
     slope = lambda x: jnp.sum(x)  # noqa: E731
     found = basins.discover(slope, jnp.zeros((3, 2)), num_steps=20)
@@ -177,6 +178,7 @@ def _shuffled(params, order, signs):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
+@pytest.mark.slow
 def test_permuted_neurons_of_either_sign_have_one_form(seed):
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], 3)

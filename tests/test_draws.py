@@ -24,6 +24,7 @@ PURPOSES = [draws.DIRECTION, draws.ORDER, draws.CELL, draws.HASH, draws.POOL, dr
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.slow
 def test_normals_are_normal_and_uncorrelated(dtype):
     with jax.enable_x64(True):
         key = jax.random.key(0)
@@ -78,6 +79,7 @@ def test_every_order_is_as_likely():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("number", [7, 8])
+@pytest.mark.slow
 def test_some_places_hold_what_all_places_hold(dtype, number):
     with jax.enable_x64(True):
         key, dtype = jax.random.key(3), jnp.dtype(dtype)
@@ -87,6 +89,7 @@ def test_some_places_hold_what_all_places_hold(dtype, number):
 
 
 @IMPLS
+@pytest.mark.slow
 def test_no_word_is_read_twice(impl):
     """Over seeds, laws, leaves, steps, slices, cells, pairs, purposes and places, near zero."""
     few = range(3)
@@ -218,18 +221,21 @@ def assert_independent(drawn):
         *(pytest.param(name, "rbg", marks=pytest.mark.slow) for name in ("pairs", "cells")),
     ],
 )
+@pytest.mark.slow
 def test_levels_scatter_independently(name, impl):
     """Leaves, steps, layers and heads of one collision."""
     assert_independent(noise(name, 0, impl))
 
 
 @pytest.mark.parametrize("name", ["pairs", "gaussian", "matching", "cells"])
+@pytest.mark.slow
 def test_seeds_that_count_scatter_independently(name):
     """Two collisions in a chain have keys, and are seeds; so are members of a `vmap`."""
     drawn = [noise(name, seed, "threefry2x32", steps=1) for seed in (0, 1, 2, 3)]
     assert_independent(np.stack(drawn))
 
 
+@pytest.mark.slow
 def test_soft_and_hard_collisions_with_one_key_find_other_cells():
     """Cells of two neurons in sixty slices: who meets whom."""
     g = jnp.asarray(np.random.default_rng(0).normal(size=(60, 30, 8)), jnp.float32)

@@ -102,6 +102,7 @@ def test_outcomes_do_not_depend_on_company(reference):
     assert_same(run(11), jax.tree.map(lambda x: x[:11], reference))
 
 
+@pytest.mark.slow
 def test_a_mesh_shares_the_seeds(reference, monkeypatch):
     mesh = jax.make_mesh((1, 2), ("host", "chip"), axis_types=(AxisType.Auto,) * 2)
     made = []
@@ -342,6 +343,7 @@ def test_ctrl_c_returns_what_is_finished(monkeypatch):
         assert int(again.outcome[0]) == int(result.outcome[0])
 
 
+@pytest.mark.slow
 def test_progress_shows_seeds_and_outcomes(capsys):
     run(20, progress=True)
     shown = capsys.readouterr().err

@@ -97,6 +97,7 @@ def test_what_is_no_optimizer_is_refused(name):
         assert message in str(info.value)
 
 
+@pytest.mark.slow
 def test_optimizers_of_any_kind_are_taken():
     class Mine:
         def init(self, params):
@@ -156,11 +157,13 @@ def test_what_is_no_stop_rule_is_refused(name):
         call(stop=3)
 
 
+@pytest.mark.slow
 def test_stop_rules_may_say_whole_numbers_and_truths():
     for stop in (lambda x, v: 1, lambda x, v: v < 10, lambda x, v: jnp.uint8(1)):
         assert call(stop=stop).outcome.tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_is_not_kept_does_not_come_back():
     whole = call()
     for keep in ((), ("params",), ["best_params", "opt_state"], {"opt_state"}):
@@ -264,6 +267,7 @@ class TestForgottenStacked:
         with pytest.raises(ValueError, match=r"one row, and not all.*stacked=True"):
             call(params=jnp.ones(3), loss_fn=lambda x: x**2)
 
+    @pytest.mark.slow
     def test_both_answers_are_taken(self):
         each = call(params=self.starts, stacked=True, num_steps=0)
         assert each.value.tolist() == [1.0, 13.0, 41.0]

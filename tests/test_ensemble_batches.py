@@ -84,6 +84,7 @@ def test_a_seed_is_what_a_plain_loop_makes_of_it(reference):
 
 
 @pytest.mark.parametrize(("lanes", "chunk"), [(2, 50)], ids=str)
+@pytest.mark.slow
 def test_nothing_depends_on_lanes_or_chunk(reference, lanes, chunk):
     assert_same(call(lanes=lanes, chunk=chunk), reference)
 
@@ -131,6 +132,7 @@ def test_batches_of_any_kind_and_raw_keys():
         run(noisy, SGD, jnp.zeros(()), raw, num_steps=1, batches=lambda key, step: int(step))
 
 
+@pytest.mark.slow
 def test_a_second_call_compiles_nothing_and_the_data_are_let_go(caplog):
     rows = ensemble.minibatches(X, 5)
     arguments = ((lambda w, x: jnp.mean((w - x) ** 2)), SGD, jnp.array(0.0))

@@ -117,6 +117,7 @@ def test_containers_come_back_as_dictionaries_and_lists(reference, tmp_path):
     assert (seen.aux, seen.summary) == (None, None)
 
 
+@pytest.mark.slow
 def test_another_call_is_refused_with_what_differs(tmp_path):
     call(tmp_path)
     ones = {"w": [jnp.ones(2, jnp.bfloat16), jnp.array(1.0)]}

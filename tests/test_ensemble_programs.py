@@ -115,6 +115,7 @@ def call(function=ensemble.run, **arguments):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_functions_and_their_data_are_let_go(kind):
     """Also by the programs that are made of them, which the next call would use again."""
     before = len(_programs._kept)
@@ -133,6 +134,7 @@ def test_functions_and_their_data_are_let_go(kind):
     assert len(_programs._kept) == before
 
 
+@pytest.mark.slow
 def test_a_program_that_must_keep_its_loss_alive_is_dropped_when_there_are_many(monkeypatch):
     """A compiled program calls back into Python: no weak reference helps."""
     monkeypatch.setattr(_programs, "MOST_PROBLEMS", 1)
@@ -215,6 +217,7 @@ def test_other_objects_are_other_problems():
         assert call(stop=stop).outcome.tolist() == [outcome] * 3
 
 
+@pytest.mark.slow
 def test_settings_of_jax_are_part_of_a_program():
     def loss(x):
         return jnp.sum(x * jnp.asarray(np.ones(2)))  # of the default type

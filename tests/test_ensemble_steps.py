@@ -36,6 +36,7 @@ def clock(loss_fn, starts, **options):
 
 
 @pytest.mark.parametrize(("lanes", "chunk"), [(2, 1), (2, 5), (7, 6), (2, 50)])
+@pytest.mark.slow
 def test_a_seed_that_turns_non_finite_failed_wherever_it_was(chunk, lanes):
     """Seed k fails when it reaches 6, after 6 - k steps; NaN and infinity alike."""
     bad = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
@@ -87,6 +88,7 @@ def test_num_steps_is_the_number_of_updates(num_steps, chunk):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 20])
+@pytest.mark.slow
 def test_a_stop_rule_wins_over_the_last_step_and_loses_to_a_failure(chunk):
     """Asked from the first update on, at the last one too."""
     stop = lambda x, value: jnp.where(x >= 9, 5, jnp.where(x >= 8, 2, 0))  # noqa: E731
@@ -164,6 +166,7 @@ class TestComplex:
         ],
         ids=lambda f: f.__name__,
     )
+    @pytest.mark.slow
     def test_complex_and_real_leaves_find_their_minimum(self, make):
         start = {"z": jnp.array(-2.0 + 3.0j), "x": jnp.zeros(2)}
         result = ensemble.run(self.distance, make(0.1), start, KEYS, num_steps=400)
@@ -182,6 +185,7 @@ class TestComplex:
         )
         np.testing.assert_allclose(result.params, [(-2 + 3j + self.target) / 2] * 7, rtol=1e-6)
 
+    @pytest.mark.slow
     def test_it_is_two_real_parameters(self):
         def split(p):
             return jnp.sum((p @ jnp.array([[1.0, 2.0], [0.5, -1.0]]) - 1) ** 2)
@@ -218,6 +222,7 @@ class TestComplex:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_seeds_over_meshes_of_any_shape(shape, number, lengths, kind, monkeypatch):
     """Seven or three seeds never divide evenly; with more devices than seeds some have none."""
     made = []
@@ -235,6 +240,7 @@ def test_seeds_over_meshes_of_any_shape(shape, number, lengths, kind, monkeypatc
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.slow
 def test_a_mesh_that_is_set_changes_nothing(kind):
     mesh = jax.make_mesh((1, 2), ("a", "b"), axis_types=(kind,) * 2)
     starts = np.arange(1.0, 4)
@@ -296,6 +302,7 @@ def test_signatures_say_none_for_doubt():
         "isokinetic",
     ],
 )
+@pytest.mark.slow
 def test_what_is_not_kept_changes_nothing_else(optimizer):
     """Least of all the statistics of a state, which are not even computed then."""
 

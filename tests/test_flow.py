@@ -69,6 +69,7 @@ def _rastrigin(shift: float) -> np.ndarray:
     return np.array([scipy.optimize.brentq(slope, x - 0.2, x + 0.2) for x in places])
 
 
+@pytest.mark.slow
 def test_rastrigins_basins_are_boxes():
     """Coordinates flow by themselves: what is within 1e-5 of a side is left out."""
     holes, tops = _rastrigin(0.0), _rastrigin(0.5)

@@ -120,6 +120,7 @@ def test_agrees_with_the_paper(combine, distance, approaching_only):
     assert collisions > 3
 
 
+@pytest.mark.slow
 def test_agrees_with_the_paper_beyond_one_chunk_of_pairs():
     w, g = layer(24, 3)
     expected, accepted = by_the_paper(w, g, 1.0)
@@ -230,6 +231,7 @@ class TestConservation:
         assert abs(np.mean(stats.energy_ratio) - exact) < 4 * error + 1e-5
         assert error < 0.03 * exact
 
+    @pytest.mark.slow
     def test_metropolis_never_raises_the_expected_energy(self):
         rises = 0
         for combine, seed in itertools.product(("sum", "metropolis"), range(3)):
@@ -283,6 +285,7 @@ def test_mean_and_covariance_of_the_scattering(scatter, combine):
     assert np.all(error.diagonal() <= 0.07 * expected.diagonal()), "too few samples to tell"
 
 
+@pytest.mark.slow
 def test_auto_is_decided_for_each_of_many_layers():
     """Under `vmap`: a layer with few collisions, pair by pair, beside one with many, at once."""
     w, g = layer(12, 4)

@@ -169,6 +169,7 @@ def test_no_eta_overflows():
     assert state.num_skipped == 0
 
 
+@pytest.mark.slow
 def test_where_it_spends_its_time():
     """The density is (F - F_0)^(-eta d / 2) per length of the path: why kappa has d/(d - 1)."""
     d, eta = 3, 3.0

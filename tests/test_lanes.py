@@ -107,6 +107,7 @@ def test_a_mesh_shares_the_seeds(reference):
         assert_same(run(walk, begin, KEYS, num_steps=MOST, mesh=mesh), reference)
 
 
+@pytest.mark.slow
 def test_outcomes_may_be_whole_numbers_of_any_kind_and_truths():
     for end in (True, jnp.uint8(3)):
         result = run(lambda x, end=end: (x + 1, end), lambda key: 0.5, KEYS[:3], num_steps=9)
@@ -131,6 +132,7 @@ def test_ctrl_c_returns_what_is_finished(monkeypatch):
     assert_same(result, jax.tree.map(lambda x: x[result.seed], whole))
 
 
+@pytest.mark.slow
 def test_the_second_call_compiles_nothing_and_functions_are_let_go(caplog):
     class Rate:
         value = 2.0

@@ -62,6 +62,7 @@ def test_a_killed_loop_goes_on_and_can_be_read(reference, tmp_path, monkeypatch)
     assert_same(lanes.read(tmp_path), data(reference))
 
 
+@pytest.mark.slow
 def test_another_loop_is_refused_with_what_differs(tmp_path):
     call(tmp_path)
     for message, change in {

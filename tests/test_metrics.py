@@ -229,6 +229,7 @@ class TestReport:
         with pytest.raises(ValueError, match="grads must be a tree like params; at 'w'"):
             metrics.report({"w": w}, grads={"w": w.T})
 
+    @pytest.mark.slow
     def test_a_whole_equinox_model(self):
         model = eqx.nn.MLP(3, 4, 6, 1, key=jax.random.key(0))
         grads = eqx.filter_grad(lambda m: jnp.sum(m(jnp.ones(3))))(model)
@@ -245,6 +246,7 @@ class TestReport:
         assert len(str(metrics.report({})).split("\n")) == 1
 
 
+@pytest.mark.slow
 def test_derivative_of_neurons_computed_in_the_same_program():
     """The scale of a neuron takes no part: that of a maximum is NaN where rounding finds none."""
 

@@ -75,6 +75,7 @@ def test_the_effect_is_the_first_order_of_a_step():
         assert float(found) == pytest.approx(scale * np.mean(slope), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_drawn_layers_are_as_aligned_as_asked():
     keys = jax.random.split(jax.random.key(0), 50)
     w, g = jax.vmap(lambda key: theorem.draw(key, 0.5, -0.75))(keys)
@@ -294,6 +295,7 @@ def test_lanes_with_their_own_settings_are_those_of_single_trainings():
     assert np.abs(together.heads[0][0] - together.heads[0][1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_training_set_may_be_the_first_images_only():
     split = data.load("digits")
     few = when.train(split, 10, ("sgd", "plain"), HYPER, [0], 64, when.Settings(num_steps=2))
@@ -317,6 +319,7 @@ def test_comparisons_are_paired():
     assert when.headline([plain, soft]).startswith("of 1 tuned comparisons 0 gain")
 
 
+@pytest.mark.slow
 def test_the_same_optimizer_serves_all_rates():
     """The rate is an argument of the program, so that tuning compiles nothing anew."""
     trainer, split = small_trainer()

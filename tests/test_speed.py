@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import kinopt
 from benchmarks.record import Done
@@ -34,6 +35,7 @@ def test_a_collisions_task_on_record_is_not_measured_again():
     assert {key: found[0][key] for key in task} == task
 
 
+@pytest.mark.slow
 def test_a_coefficient_accepts_the_share_of_pairs_asked_for():
     layer = collisions._Layer((40, 16), 0)
     tx = kinopt.hard_collision(layer.coefficient(0.1))

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix
+import pytest
 
 from benchmarks.speed.lanes import rosenbrock
 
 
+@pytest.mark.slow
 def test_a_loop_by_hand_ends_where_the_solver_does():
     loop, keys = rosenbrock(), jax.random.split(jax.random.key(0), 12)
 
