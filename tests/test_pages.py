@@ -337,7 +337,9 @@ README_SAYS = (
     "{{ cell | demo | bbi | test accuracy (%) }};",
     "`isokinetic` {{ cell | evidence.learning | mean over tasks | isokinetic, cool }} points, with "
     "`cool=False` {{ cell | evidence.learning | mean over tasks | isokinetic }}, on half of its "
-    "state; `bbi` {{ cell | evidence.learning | mean over tasks | bbi }} |",
+    "state; `ecdsep` with `cool=True` and decay "
+    "{{ cell | evidence.learning | mean over tasks | ecdsep, cool }}; `bbi` "
+    "{{ cell | evidence.learning | mean over tasks | bbi }} |",
 )
 """What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
 
