@@ -16,14 +16,14 @@ F, here it need not be known, and no power of F is ever taken. With the factor a
 constant rate spends its path with the density (F - F_0)^(-eta d / 2). It is the member q = 1 of the
 family of arXiv 2501.18419. Departures from it: `cool`, decoupled decay, one sphere for all tensors.
 
-With a sphere for each neuron (`kinopt.spheres`), of d_n parameters, Theta moves on a product of them:
+With a sphere for each neuron (`kinopt.spheres`), of d_n parameters, u moves on a product of them,
 
 $$
 |u_n| = sqrt(d_n/d),   kappa_n = rho (eta/2) sqrt(d_n/d) d/(d_n - 1)
 $$
 
-with |grad_n F|, the neuron's own. The speed is still 1, and so is the density: along u_n the path
-has the length rho sqrt(d_n/d), and a sphere of d_n - 1 dimensions asks for d/(d_n - 1).
+and each neuron turns by its own gradient. Speed and density stay: the neuron's path has the length
+rho sqrt(d_n/d), and its sphere of d_n - 1 dimensions asks for d/(d_n - 1).
 """
 
 import functools
@@ -59,7 +59,7 @@ class IsokineticState(NamedTuple):
 
     # What only shows.
     potential: jax.Array  # float []: F - F_0 at the start of the last step
-    kick: jax.Array  # float []: delta of the last step
+    kick: jax.Array  # float []: delta of the last step, the largest of all spheres
     num_clamped: jax.Array  # int32 []: steps with F <= F_0, on which u is set to e
     num_skipped: jax.Array  # int32 []: updates passed over: something not finite
 
@@ -120,9 +120,10 @@ def isokinetic(
 
     Raises:
       TypeError: for arguments of another type; for complex parameters.
-      ValueError: for arguments out of range, a schedule that starts at 0, a single parameter (of
-        the network, or beside its neurons), for which there is no sphere; in `update`, for a missing or non-scalar `value`, for gradients of
-        another structure or shape than the parameters, and for decay without `params`.
+      ValueError: for arguments out of range, a schedule that starts at 0, a single parameter (in
+        all, or beside the neurons), for which there is no sphere; in `update`, for a missing or
+        non-scalar `value`, for gradients of another structure or shape than the parameters, and
+        for decay without `params`.
 
     Under `optax.inject_hyperparams` (`static_args=kinopt.static_args(isokinetic)`) a scheduled rate
     anneals the kick too, since the schedule is not seen.

@@ -60,12 +60,13 @@ def neuron_axes(params: PyTree) -> PyTree:
     """Flax's: tokens of an embedding, heads and features of a query; else the last axis."""
 
     def axes(path, leaf):
-        del leaf
         names = jax.tree_util.keystr(path)
+        if "bias" in names:
+            return kinopt.NeuronAxes(tuple(range(leaf.ndim)), ())  # none, whatever its axes
         if "embedding" in names:
             return kinopt.NeuronAxes(0)
-        projection = any(name in names for name in ("query", "key'", "value"))
-        return kinopt.NeuronAxes((1, 2) if projection and "kernel" in names else -1)
+        projects = any(f"{name}'" in names for name in ("query", "key", "value"))
+        return kinopt.NeuronAxes((1, 2) if projects else -1)
 
     return jax.tree.map_with_path(axes, params)
 
