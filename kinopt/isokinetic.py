@@ -59,7 +59,7 @@ class IsokineticState(NamedTuple):
 
     # What only shows.
     potential: jax.Array  # float []: F - F_0 at the start of the last step
-    kick: jax.Array  # float []: delta of the last step, the largest of all spheres
+    kick: jax.Array  # float []: delta of the last step, the mean over parameters
     num_clamped: jax.Array  # int32 []: steps with F <= F_0, on which u is set to e
     num_skipped: jax.Array  # int32 []: updates passed over: something not finite
 
@@ -241,15 +241,11 @@ def length_of(squared: jax.Array) -> jax.Array:
 def kicked(
     parts: Spheres, state: IsokineticState, gradient: PyTree, kappa: Scalar, gap: Scalar
 ) -> tuple[PyTree, Scalar]:
-    """What the kick makes of u, and delta, the largest of all spheres. The first step goes along e.
-
-    With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
-    and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
-    """
+    """What the kick makes of u, and the mean of delta over parameters. The first goes along e."""
     slopes, turns = parts.inner(gradient, gradient), parts.inner(state.momentum, gradient)
     one = len(parts.groups) == 1 and parts.groups[0].axes is None
     lengths = [state.momentum_sq] if one else parts.inner(state.momentum, state.momentum)
-    of_u, of_g, deltas = [], [], []
+    of_u, of_g, mean = [], [], jnp.zeros_like(gap)
     for group, g_sq, u_g, u_sq in zip(parts.groups, slopes, turns, lengths, strict=True):
         u_sq = u_sq.astype(gap.dtype)
         steepness, length = momenta.root(g_sq.astype(gap.dtype)), length_of(u_sq)
@@ -257,17 +253,24 @@ def kicked(
         delta = jnp.where(gap > 0, delta, LARGEST_KICK)
         delta = jnp.where(steepness > 0, jnp.minimum(delta, LARGEST_KICK), 0)
         slope = jnp.where(steepness > 0, steepness, 1)
-        along = jnp.clip(-u_g.astype(gap.dtype) / (length * slope), -1, 1)  # e.u
-        # Against the force to the last digit, rounding alone would say in which plane u turns.
-        towards = jnp.maximum(1 + along, 4 * jnp.finfo(along.dtype).eps)
-        x = jnp.exp(-delta)
-        against = (1 - along) * x**2
-        keeps = 2 * x / (towards + against)
-        gains = (towards - against) / (towards + against) - keeps * along
+        keeps, gains = turn(jnp.clip(-u_g.astype(gap.dtype) / (length * slope), -1, 1), delta)
         starts = (steepness > 0) & (u_sq <= 0)
         radius = parts.share(group) ** 0.5
         of_u.append(radius * jnp.where(starts, 0, keeps) / length)
         of_g.append(-radius * jnp.where(starts, 1, gains) / slope)
-        deltas.append(jnp.max(delta))
-    largest = functools.reduce(jnp.maximum, deltas, jnp.zeros_like(gap))
-    return parts.combine(of_u, state.momentum, of_g, gradient), largest
+        mean += parts.share(group) * jnp.sum(delta)
+    return parts.combine(of_u, state.momentum, of_g, gradient), mean
+
+
+def turn(along: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much of u, and how much of e, the unit vector u has after the kick.
+
+    With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
+    and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
+    """
+    # Against the force to the last digit, rounding alone would say in which plane u turns.
+    towards = jnp.maximum(1 + along, 4 * jnp.finfo(along.dtype).eps)
+    x = jnp.exp(-delta)
+    against = (1 - along) * x**2
+    keeps = 2 * x / (towards + against)
+    return keeps, (towards - against) / (towards + against) - keeps * along
