@@ -120,7 +120,8 @@ def test_the_equation_s_solution_has_no_loss(monkeypatch):
 
 def row(method: str, figure: list[float]):
     settings = {"num_seeds": 4, "num_trials": 1, "trial_seeds": 1}
-    return {"task": "characters", "method": method, "figure": figure, "settings": settings}
+    found = {"figure": figure, "validation": [2.0, 4.0], "settings": settings}
+    return {"task": "characters", "method": method} | found
 
 
 def test_differences_are_paired():
@@ -137,3 +138,4 @@ def test_differences_are_paired():
     assert architectures.headline(rows).endswith("adamw: characters -0.10 ± 0.00")
     assert len(architectures.plot(rows).axes) == 1
     assert architectures.table(rows[:1])  # a run that was interrupted
+    assert "| diverges" in architectures.table([*rows, rows[1] | {"validation": [4.6, 4.6]}])

@@ -19,7 +19,9 @@ with AdamW on other held-out data, with fresh seeds, paired.
     isokinetic, per tensor      one for each tensor, its radius the tensor's norm at the start
     isokinetic, per neuron      `per_neuron=True`: one for each output unit and each token
 
-Lengths are shares of the norm of all parameters at the start.
+Lengths are shares of the norm of all parameters at the start. A product of spheres keeps the
+density of one if the kick of d_n among d parameters has the factor d/(d_n - 1): `per tensor` has it
+here, and has not in `evidence.residual`.
 
 Reproduces: nothing; after arXiv 2501.18419.
 Needs: --data-dir with cifar10/ (JPEG); mlxtend.
@@ -245,7 +247,8 @@ What AdamW reaches, and what the others have more, with one standard error over 
 which are paired; negative is better. Characters: nats; images: % of errors; equation: log10 of the
 relative error. Bold: p below 0.05 after Holm's correction for all {number} comparisons. Every
 method had {trials} trials of {trial_seeds} seed on held-out data, so that a difference has the luck
-of two searches in it."""
+of two searches in it. A method diverges that did so in all of its trials: its rates may start too
+high."""
 
 
 def differences(rows: list[Row]) -> dict[tuple[str, str], np.ndarray]:
@@ -266,6 +269,9 @@ def table(rows: list[Row]) -> str:
     for (case, values), good in zip(found.items(), passed, strict=True):
         mark = "**" if good else ""
         said[case] = f"{mark}{mean_and_error(values, '+')}{mark}"
+    for row in rows:
+        if len(set(row["validation"])) == 1 < len(row["validation"]):
+            said[row["task"], row["method"]] = "diverges"
     base = {row["task"]: np.array(row["figure"]) for row in rows if row["method"] == BASE}
     lines = [[BASE, *map(mean_and_error, base.values())]]
     for method in METHODS:
