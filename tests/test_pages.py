@@ -268,6 +268,15 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     assert cell(*mean, "bbi") < cell(*mean, "bbi, cool") - 1, "cool mends most"
     assert abs(cell(*mean, "isokinetic, cool")) < 0.31, "level"
     assert cell(*mean, "isokinetic") > cell(*mean, "isokinetic, cool"), "cool gains nothing"
+    nets = "evidence.architectures"
+    alone = cell(nets, "isokinetic", "characters")
+    neurons = cell(nets, "isokinetic, per neuron", "characters")
+    momentum = cell(nets, "normalized sgd, per neuron", "characters")
+    assert neurons < -0.04 < 0 < 0.04 < alone, "behind with one sphere, ahead with many"
+    assert abs(momentum - neurons) < 0.02, "not the conserved energy"
+    spheres = [f"isokinetic{name}" for name in ("", ", per tensor", ", per neuron")]
+    behind = [cell(nets, name, "equation") for name in spheres]
+    assert 0 < behind[0] < behind[1] < behind[2]
     ratio = "ratio to adam"
     assert cell("speed.steps", "50,000,000 / bbi", ratio) < 1.05
     assert cell("speed.steps", "50,000,000 / ecdsep", ratio) > 5
@@ -339,7 +348,11 @@ README_SAYS = (
     "`cool=False` {{ cell | evidence.learning | mean over tasks | isokinetic }}, on half of its "
     "state; `ecdsep` with `cool=True` and decay "
     "{{ cell | evidence.learning | mean over tasks | ecdsep, cool }}; `bbi` "
-    "{{ cell | evidence.learning | mean over tasks | bbi }} |",
+    "{{ cell | evidence.learning | mean over tasks | bbi }}. A small transformer, "
+    "nats more than AdamW: one sphere "
+    "{{ cell | evidence.architectures | isokinetic | characters }}, `per_neuron=True` "
+    "{{ cell | evidence.architectures | isokinetic, per neuron | characters }}, momentum with "
+    "such steps {{ cell | evidence.architectures | normalized sgd, per neuron | characters }} |",
 )
 """What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
 
