@@ -108,9 +108,11 @@ def isokinetic(
         keeps no change below 1/512 of itself, so that turns much smaller than that are lost, step
         after step: look at `kick`, delta, in `kinopt.ecd_stats`.
       per_neuron: a sphere for each neuron, and one for all that is in none (biases, scales): each
-        turns by its own gradient, and goes sqrt(d_n/d) of the step.
+        turns by its own gradient, and goes sqrt(d_n/d) of the step. One that has none moves on as
+        it did, a rare token too.
       neuron_axes: which axes count neurons, as in `kinopt.soft_collision`; None: the last one. For
-        an embedding NeuronAxes(0), for the queries of attention NeuronAxes((1, 2)).
+        an embedding NeuronAxes(0), for the queries of attention NeuronAxes((1, 2)), for their
+        biases, which are no neurons, NeuronAxes((0, 1), ()).
 
     Returns:
       A transformation with `update(grads, state, params=None, *, value, **extra)`, state
