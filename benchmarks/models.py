@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 
-__all__ = ["MLP", "ConvNet", "NnxMLP", "ResNet"]
+__all__ = ["MLP", "ConvNet", "NnxMLP", "ResNet", "Transformer"]
 
 
 class MLP(linen.Module):
@@ -92,3 +92,28 @@ class ResNet(linen.Module):
                 x = x if x.shape == change.shape else convolve(x, channels, 1, stride)
                 x = linen.relu(x + change)
         return linen.Dense(self.num_classes, name="head")(jnp.mean(x, axis=(1, 2)))
+
+
+class Transformer(linen.Module):
+    """What comes next in a text: a decoder with normalized inputs of its blocks (pre-norm)."""
+
+    num_tokens: int
+    width: int = 32
+    num_layers: int = 2
+    num_heads: int = 4
+
+    @linen.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Logits of the next token after each one, int [batch, length] -> [batch, length, all]."""
+        length = tokens.shape[1]
+        seen = jnp.tril(jnp.ones((length, length), bool))
+        x = linen.Embed(self.num_tokens, self.width, name="tokens")(tokens)
+        x = x + linen.Embed(length, self.width, name="positions")(jnp.arange(length))
+        for _ in range(self.num_layers):
+            attended = linen.MultiHeadDotProductAttention(self.num_heads)(
+                linen.LayerNorm()(x), mask=seen
+            )
+            x = x + attended
+            inner = linen.gelu(linen.Dense(4 * self.width)(linen.LayerNorm()(x)))
+            x = x + linen.Dense(self.width)(inner)
+        return linen.Dense(self.num_tokens, name="head")(linen.LayerNorm()(x))

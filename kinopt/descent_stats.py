@@ -39,7 +39,9 @@ class IsokineticStats(NamedTuple):
     """The same for `kinopt.isokinetic`; see `IsokineticState`."""
 
     potential: jax.Array  # F - F_0 at the start of the last step
-    kick: jax.Array  # delta of the last step: far below 1, u hardly turns; far above, it forgets
+    kick: (
+        jax.Array
+    )  # mean delta of the last step: far below 1, u hardly turns; far above, it forgets
     lowest_value: jax.Array  # lowest loss
     num_clamped: jax.Array  # steps with F <= F_0, on which u was set to e
     num_skipped: jax.Array  # updates passed over: something not finite

@@ -15,6 +15,15 @@ The orbits are those of the separable Hamiltonian with s = 0, H = eta log(F - F_
 F, here it need not be known, and no power of F is ever taken. With the factor a mixing run at a
 constant rate spends its path with the density (F - F_0)^(-eta d / 2). It is the member q = 1 of the
 family of arXiv 2501.18419. Departures from it: `cool`, decoupled decay, one sphere for all tensors.
+
+With a sphere for each neuron (`kinopt.spheres`), of d_n parameters, u moves on a product of them,
+
+$$
+|u_n| = sqrt(d_n/d),   kappa_n = rho (eta/2) sqrt(d_n/d) d/(d_n - 1)
+$$
+
+and each neuron turns by its own gradient. Speed and density stay: the neuron's path has the length
+rho sqrt(d_n/d), and its sphere of d_n - 1 dimensions asks for d/(d_n - 1).
 """
 
 import functools
@@ -25,12 +34,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kinopt import descent_checks, momenta, trees
+from kinopt import descent_checks, momenta, spheres, trees
 from kinopt._checks import check_dtype, check_flag, check_key, check_number, is_zero
 from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Number, PyTree, Scalar, Schedule
 from kinopt.descent_state import at_rest, step_lengths
 from kinopt.layers import along_leaves, as_mask
+from kinopt.spheres import Spheres
 
 __all__ = ["IsokineticState", "isokinetic"]
 
@@ -49,7 +59,7 @@ class IsokineticState(NamedTuple):
 
     # What only shows.
     potential: jax.Array  # float []: F - F_0 at the start of the last step
-    kick: jax.Array  # float []: delta of the last step
+    kick: jax.Array  # float []: delta of the last step, the mean over parameters
     num_clamped: jax.Array  # int32 []: steps with F <= F_0, on which u is set to e
     num_skipped: jax.Array  # int32 []: updates passed over: something not finite
 
@@ -67,6 +77,8 @@ def isokinetic(
     cool: bool = True,
     key: Key = 0,
     mu_dtype: Any = None,
+    per_neuron: bool = False,
+    neuron_axes: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Descent at unit speed: each update has the length that the schedule gives.
 
@@ -95,6 +107,10 @@ def isokinetic(
       mu_dtype: type of u; by default that of each parameter. In bfloat16 an entry of u
         keeps no change below 1/512 of itself, so that turns much smaller than that are lost, step
         after step: look at `kick`, delta, in `kinopt.ecd_stats`.
+      per_neuron: a sphere for each neuron, and one for all that is in none (biases, scales): each
+        turns by its own gradient, and goes sqrt(d_n/d) of the step.
+      neuron_axes: which axes count neurons, as in `kinopt.soft_collision`; None: the last one. For
+        an embedding NeuronAxes(0), for the queries of attention NeuronAxes((1, 2)).
 
     Returns:
       A transformation with `update(grads, state, params=None, *, value, **extra)`, state
@@ -104,9 +120,10 @@ def isokinetic(
 
     Raises:
       TypeError: for arguments of another type; for complex parameters.
-      ValueError: for arguments out of range, a schedule that starts at 0, a single parameter, for
-        which there is no sphere; in `update`, for a missing or non-scalar `value`, for gradients of
-        another structure or shape than the parameters, and for decay without `params`.
+      ValueError: for arguments out of range, a schedule that starts at 0, a single parameter (in
+        all, or beside the neurons), for which there is no sphere; in `update`, for a missing or
+        non-scalar `value`, for gradients of another structure or shape than the parameters, and
+        for decay without `params`.
 
     Under `optax.inject_hyperparams` (`static_args=kinopt.static_args(isokinetic)`) a scheduled rate
     anneals the kick too, since the schedule is not seen.
@@ -131,17 +148,24 @@ def isokinetic(
     check_flag("cool", cool)
     check_key("key", key)
     check_dtype("mu_dtype", mu_dtype)
+    check_flag("per_neuron", per_neuron)
+    if neuron_axes is not None and not per_neuron:
+        raise ValueError("neuron_axes says where neurons are, for per_neuron=True: give both.")
     mask = as_mask(mask)
     descent_checks.check_start_of_schedule(learning_rate)
     decays = not is_zero(weight_decay)
 
+    def on_spheres(tree: PyTree) -> Spheres:
+        return spheres.neurons(tree, neuron_axes) if per_neuron else spheres.whole(tree)
+
     def init(params: PyTree) -> IsokineticState:
         momentum, dtype = at_rest(params, mu_dtype)
         along_leaves(mask, params, True, "mask")
-        if num_parameters(momentum) == 1:
+        if any(group.size == 1 for group in on_spheres(momentum).groups):
             raise ValueError(
                 "isokinetic needs two parameters or more: the direction of a single one cannot "
-                "turn. Use kinopt.ecdsep."
+                "turn. Use kinopt.ecdsep; or, where it is a single bias beside neurons, "
+                "per_neuron=False."
             )
         return IsokineticState(  # no buffer twice: the state may be donated
             count=jnp.zeros((), jnp.int32),
@@ -163,14 +187,15 @@ def isokinetic(
         gap = loss - jnp.asarray(f_min, dtype)
         gradient_sq = trees.squared_norm(gradient).astype(dtype)
         good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
-        d = num_parameters(gradient)
-        kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2 * (d / max(d - 1, 1))
-        turned, delta = kicked(state, gradient, gradient_sq, kappa, gap)
+        parts = on_spheres(state.momentum)
+        kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2
+        turned, delta = kicked(parts, state, gradient, kappa, gap)
         if not is_zero(nu):
-            turned = rotated(turned, state, jnp.asarray(nu, dtype))
+            turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
         momentum, momentum_sq = momenta.stored(turned, state.momentum, good)
         momentum_sq = momentum_sq.astype(dtype)
-        drift = jnp.where(good, rate, 0) / length_of(momentum_sq)
+        # One sphere is made good for the rounding of u, and a neuron at rest leaves |u| < 1.
+        drift = jnp.where(good, rate, 0) / (1 if per_neuron else length_of(momentum_sq))
         decay = jnp.where(good, jnp.asarray(weight_decay, dtype) * (rate / peak), 0)
         on = None if params is None else along_leaves(mask, params, True, "mask")
         update = momenta.displacement(drift, momentum, gradient, decay, params, on)
@@ -188,12 +213,15 @@ def isokinetic(
         )
         return update, trees.where(good, after, skipped)
 
-    def rotated(u, state, nu):
-        """The direction u + nu N."""
+    def rotated(parts, u, state, nu):
+        """The direction u + nu N; back on its spheres."""
         draw = jax.random.fold_in(typed_key(state.key, key), state.count)
         u = momenta.combine(jnp.ones_like(nu), u, nu, trees.random_normal(draw, u))
-        scale = 1 / length_of(trees.squared_norm(u).astype(nu.dtype))
-        return jax.tree.map(lambda x: x * scale if trees.is_floating(x) else x, u)
+        scales = [
+            parts.share(group) ** 0.5 / length_of(squared)
+            for group, squared in zip(parts.groups, parts.inner(u, u), strict=True)
+        ]
+        return parts.combine(scales, u, [jnp.zeros_like(x) for x in scales], u)
 
     def update(updates, state, params=None, *, value=None, **extra_args):
         del extra_args
@@ -205,36 +233,44 @@ def isokinetic(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def num_parameters(tree: PyTree) -> int:
-    """Entries of the floating leaves: the dimension of Theta."""
-    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree) if trees.is_floating(leaf))
-
-
-def length_of(squared: Scalar) -> Scalar:
+def length_of(squared: jax.Array) -> jax.Array:
     """|u|, and 1 where there is no u."""
     return jnp.where(squared > 0, momenta.root(squared), 1)
 
 
 def kicked(
-    state: IsokineticState, gradient: PyTree, gradient_sq: Scalar, kappa: Scalar, gap: Scalar
+    parts: Spheres, state: IsokineticState, gradient: PyTree, kappa: Scalar, gap: Scalar
 ) -> tuple[PyTree, Scalar]:
-    """What the kick makes of u, and delta. The first step goes along e.
+    """What the kick makes of u, and the mean of delta over parameters. The first goes along e."""
+    slopes, turns = parts.inner(gradient, gradient), parts.inner(state.momentum, gradient)
+    one = len(parts.groups) == 1 and parts.groups[0].axes is None
+    lengths = [state.momentum_sq] if one else parts.inner(state.momentum, state.momentum)
+    of_u, of_g, mean = [], [], jnp.zeros_like(gap)
+    for group, g_sq, u_g, u_sq in zip(parts.groups, slopes, turns, lengths, strict=True):
+        u_sq = u_sq.astype(gap.dtype)
+        steepness, length = momenta.root(g_sq.astype(gap.dtype)), length_of(u_sq)
+        delta = kappa * parts.turning(group) * steepness / jnp.where(gap > 0, gap, 1)
+        delta = jnp.where(gap > 0, delta, LARGEST_KICK)
+        delta = jnp.where(steepness > 0, jnp.minimum(delta, LARGEST_KICK), 0)
+        slope = jnp.where(steepness > 0, steepness, 1)
+        keeps, gains = turn(jnp.clip(-u_g.astype(gap.dtype) / (length * slope), -1, 1), delta)
+        starts = (steepness > 0) & (u_sq <= 0)
+        radius = parts.share(group) ** 0.5
+        of_u.append(radius * jnp.where(starts, 0, keeps) / length)
+        of_g.append(-radius * jnp.where(starts, 1, gains) / slope)
+        mean += parts.share(group) * jnp.sum(delta)
+    return parts.combine(of_u, state.momentum, of_g, gradient), mean
+
+
+def turn(along: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much of u, and how much of e, the unit vector u has after the kick.
 
     With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
     and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
     """
-    steepness, length = momenta.root(gradient_sq), length_of(state.momentum_sq)
-    delta = jnp.where(gap > 0, kappa * steepness / jnp.where(gap > 0, gap, 1), LARGEST_KICK)
-    delta = jnp.where(steepness > 0, jnp.minimum(delta, LARGEST_KICK), 0)
-    slope = jnp.where(steepness > 0, steepness, 1)
-    along = -trees.inner(state.momentum, gradient).astype(slope.dtype) / (length * slope)
-    along = jnp.clip(along, -1, 1)  # e.u
     # Against the force to the last digit, rounding alone would say in which plane u turns.
     towards = jnp.maximum(1 + along, 4 * jnp.finfo(along.dtype).eps)
     x = jnp.exp(-delta)
     against = (1 - along) * x**2
-    of_u = 2 * x / (towards + against)
-    of_e = (towards - against) / (towards + against) - of_u * along
-    starts = (steepness > 0) & (state.momentum_sq <= 0)
-    of_u, of_e = jnp.where(starts, 0, of_u), jnp.where(starts, 1, of_e)
-    return momenta.combine(of_u / length, state.momentum, -of_e / slope, gradient), delta
+    keeps = 2 * x / (towards + against)
+    return keeps, (towards - against) / (towards + against) - keeps * along

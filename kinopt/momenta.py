@@ -80,7 +80,7 @@ def displacement(
     return jax.tree.unflatten(structure, list(moved))
 
 
-def root(x: Scalar) -> Scalar:
+def root(x: jax.Array) -> jax.Array:
     """The square root of x >= 0, with the derivative 0 at 0, where it has none."""
     positive = ~(x <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)

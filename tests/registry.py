@@ -123,6 +123,7 @@ CASES = [
     _descent("bbi-cool", kinopt.bbi, cool=True, weight_decay=1e-2, extra_energy=1.0),
     _descent("isokinetic", kinopt.isokinetic, is_variant=False),
     _descent("isokinetic-turning", kinopt.isokinetic, nu=0.01, weight_decay=1e-2, mask="kernel"),
+    _descent("isokinetic-neurons", kinopt.isokinetic, nu=0.01, per_neuron=True),
     _ecd("massive", extra_energy=1.0),
     _ecd("logarithmic", extra_energy=1.0),
 ]

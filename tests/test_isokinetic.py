@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import kinopt
+from kinopt import spheres
 from kinopt.isokinetic import IsokineticState, kicked
 from tests import trajectory
 
@@ -69,8 +70,8 @@ def test_the_kick_turns_towards_the_force_in_their_plane(delta, angle, scale):
         u = jnp.array([np.cos(angle), np.sin(angle), 0.0])
         g = jnp.array([-(10.0**scale), 0.0, 0.0])
         state = kinopt.isokinetic(0.1).init(u)._replace(momentum=u, momentum_sq=jnp.sum(u * u))
-        kappa = jnp.asarray(delta * 10.0**-scale)
-        after, seen = kicked(state, g, jnp.sum(g * g), kappa, jnp.ones(()))
+        kappa = jnp.asarray(delta * 10.0**-scale) * 2 / 3  # the rest of kappa is d/(d - 1)
+        after, seen = kicked(spheres.whole(u), state, g, kappa, jnp.ones(()))
     delta = min(delta, 30)
     np.testing.assert_allclose(seen, delta, rtol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(after), 1, rtol=1e-9)
@@ -140,8 +141,7 @@ def test_time_runs_backwards():
             np.testing.assert_allclose(x, points[n - 1], atol=1e-9)
             value, g = jax.value_and_grad(loss)(x)
             state = states[0]._replace(momentum=u, momentum_sq=jnp.sum(u * u))
-            kappa = jnp.asarray(0.05 * 4.0 / 2 * 3 / 2)
-            u, _ = kicked(state, g, jnp.sum(g * g), kappa, value)
+            u, _ = kicked(spheres.whole(x), state, g, jnp.asarray(0.05 * 4.0 / 2), value)
             np.testing.assert_allclose(u, -states[n - 1].momentum, atol=1e-9)
 
 

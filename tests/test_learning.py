@@ -81,9 +81,8 @@ def test_a_training_is_judged_by_the_running_mean():
 
 
 def test_trials_lie_in_their_ranges():
-    settings = learning.Settings(num_trials=7)
     for name, method in learning.METHODS.items():
-        tried = learning.trials(name, settings)
+        tried = learning.drawn(learning.METHODS, name, 7)
         assert tried.keys() == method.ranges.keys()
         for key, (low, high) in method.ranges.items():
             assert len(set(tried[key])) == 7

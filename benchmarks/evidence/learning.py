@@ -56,7 +56,18 @@ from benchmarks.record import NOTHING, Done, Row, budget
 from benchmarks.statistics import holm, mean_and_error, paired_p
 from benchmarks.train import Training, averaging
 
-__all__ = ["METHODS", "PRESETS", "Settings", "headline", "plot", "run", "table"]
+__all__ = [
+    "METHODS",
+    "PRESETS",
+    "Method",
+    "Settings",
+    "cosine",
+    "drawn",
+    "headline",
+    "plot",
+    "run",
+    "table",
+]
 
 BASE = "adamw"
 
@@ -68,7 +79,8 @@ class Method(NamedTuple):
     ranges: dict[str, tuple[float, float]]
 
 
-def _cosine(rate, num_steps: int):
+def cosine(rate, num_steps: int):
+    """The schedule of every method: from `rate` to 0."""
     return lambda count: rate * (1 + jnp.cos(jnp.pi * count / num_steps)) / 2
 
 
@@ -78,14 +90,14 @@ def _normalized(h, key, n):
         optax.trace(MOMENTUM),
         optax.normalize_by_update_norm(),
         optax.add_decayed_weights(h["decay"] / h["rate"]),  # the decay is that of isokinetic
-        optax.scale_by_learning_rate(_cosine(h["rate"], n)),
+        optax.scale_by_learning_rate(cosine(h["rate"], n)),
     )
 
 
 def _bbi(cool: bool):
     def build(h, key, n):
         return kinopt.bbi(
-            _cosine(h["rate"], n), cool=cool, weight_decay=h["decay"] if cool else 0.0, key=key
+            cosine(h["rate"], n), cool=cool, weight_decay=h["decay"] if cool else 0.0, key=key
         )
 
     return build
@@ -93,7 +105,7 @@ def _bbi(cool: bool):
 
 def _isokinetic(cool: bool):
     def build(h, key, n):
-        rate = _cosine(h["rate"], n)
+        rate = cosine(h["rate"], n)
         return kinopt.isokinetic(rate, eta=h["eta"], weight_decay=h["decay"], cool=cool, key=key)
 
     return build
@@ -102,7 +114,7 @@ def _isokinetic(cool: bool):
 def _ecdsep(cool: bool):
     def build(h, key, n):
         decay = h["decay"] if cool else 0.0
-        rate = _cosine(h["rate"], n)
+        rate = cosine(h["rate"], n)
         return kinopt.ecdsep(rate, eta=h["eta"], weight_decay=decay, cool=cool, key=key)
 
     return build
@@ -111,7 +123,7 @@ def _ecdsep(cool: bool):
 def _averaged(h, key, n):
     del key
     return optax.chain(
-        optax.adamw(_cosine(h["rate"], n), weight_decay=h["decay"]), averaging(h["memory"])
+        optax.adamw(cosine(h["rate"], n), weight_decay=h["decay"]), averaging(h["memory"])
     )
 
 
@@ -119,12 +131,12 @@ LENGTH = {"rate": (0.01, 1.0), "decay": (1e-5, 1e-2)}
 
 METHODS = {
     BASE: Method(
-        lambda h, key, n: optax.adamw(_cosine(h["rate"], n), weight_decay=h["decay"]),
+        lambda h, key, n: optax.adamw(cosine(h["rate"], n), weight_decay=h["decay"]),
         {"rate": (3e-4, 5e-2), "decay": (1e-4, 1.0)},
     ),
     "sgd": Method(
         lambda h, key, n: optax.chain(
-            optax.add_decayed_weights(h["decay"]), optax.sgd(_cosine(h["rate"], n), MOMENTUM)
+            optax.add_decayed_weights(h["decay"]), optax.sgd(cosine(h["rate"], n), MOMENTUM)
         ),
         {"rate": (3e-3, 0.5), "decay": (1e-5, 1e-2)},
     ),
@@ -162,12 +174,12 @@ PRESETS = {
 }
 
 
-def trials(name: str, settings: Settings) -> dict[str, np.ndarray]:
-    """What a method tries, log-uniformly, [num_trials] each."""
-    random = np.random.default_rng([TUNING_SEED, list(METHODS).index(name)])
+def drawn(methods: dict[str, Method], name: str, num_trials: int) -> dict[str, np.ndarray]:
+    """What one of the methods tries, log-uniformly, [num_trials] each."""
+    random = np.random.default_rng([TUNING_SEED, list(methods).index(name)])
     found = {
-        key: np.exp(random.uniform(np.log(low), np.log(high), settings.num_trials))
-        for key, (low, high) in METHODS[name].ranges.items()
+        key: np.exp(random.uniform(np.log(low), np.log(high), num_trials))
+        for key, (low, high) in methods[name].ranges.items()
     }
     return {key: np.array([float(f"{x:.3g}") for x in values]) for key, values in found.items()}
 
@@ -204,7 +216,7 @@ def _judged(task: Task, few: bool, noise: float, method: str, build, settings: S
         training.advance(steps)
         return np.nan_to_num(np.asarray(training.accuracy[-1], float))
 
-    tried = trials(method, settings)
+    tried = drawn(METHODS, method, settings.num_trials)
     lanes = {name: np.repeat(values, settings.trial_seeds) for name, values in tried.items()}
     seeds = [1000 * TUNING_SEED + n for n in range(settings.trial_seeds)] * settings.num_trials
     split = Split(task.train, labels, task.validation, judged)

@@ -42,7 +42,7 @@ from benchmarks.train import Build
 from kinopt._typing import PyTree
 from kinopt.plots import training_curves
 
-__all__ = ["METHODS", "PRESETS", "Settings", "headline", "plot", "run", "table"]
+__all__ = ["METHODS", "PRESETS", "Settings", "headline", "lengths", "plot", "run", "table"]
 
 BASE = "adamw"
 SPLIT_SEED = 0
@@ -143,7 +143,7 @@ METHODS: dict[str, Callable] = {
 def lengths(params: PyTree) -> PyTree:
     """The norm of each tensor, and for small ones that of a tensor with entries of 0.1."""
     return jax.tree.map(
-        lambda x: float(max(jnp.linalg.norm(x.ravel()), 0.1 * math.sqrt(x.size))), params
+        lambda x: jnp.maximum(jnp.linalg.norm(x.ravel()), 0.1 * math.sqrt(x.size)), params
     )
 
 

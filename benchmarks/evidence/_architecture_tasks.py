@@ -1,0 +1,142 @@
+"""The tasks of `evidence.architectures`: a text, images, an equation.
+
+A `Task` is functions of parameters and keys, so that one training serves them all. Text and images
+are in two parts beside the training data: by the first hyperparameters are chosen, by the second
+they are judged.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.bbi import _poisson as poisson
+from benchmarks.evidence import when
+from benchmarks.models import ConvNet, Transformer
+from kinopt._typing import PyTree, Scalar
+
+__all__ = ["TASKS", "Task", "text"]
+
+CONTEXT, WINDOWS = 32, 32
+"""Characters that the transformer sees, and sequences of them in a step."""
+
+JUDGED = 300
+"""Sequences in each held-out part of the text."""
+
+CHANNELS = (16, 32, 64)
+
+PROBLEM = poisson.Poisson(frequency=2.0)
+WIDTH, DEPTH = 32, 1
+POINTS, BOUNDARY, BOUNDARY_WEIGHT = 100, 20, 100.0
+RADII = 100
+
+
+class Task(NamedTuple):
+    """Something to learn, and how well it was learnt; the lower the better."""
+
+    init: Callable[[jax.Array], PyTree]  # key -> parameters
+    batch: Callable[[jax.Array], Any]  # key -> what a step sees
+    loss: Callable[[PyTree, Any], Scalar]  # (parameters, batch) -> what is descended
+    judge: Callable[[PyTree], jax.Array]  # parameters -> [in the choice, in the judgement]
+    worst: float  # what a run that diverged counts for
+
+
+def text() -> str:
+    """The help that comes with Python, 470,000 characters; another version has some others."""
+    from pydoc_data.topics import topics
+
+    return "".join(topics[name] for name in sorted(topics))
+
+
+def _characters() -> Task:
+    """What is the next character? A transformer of two layers; the loss in nats."""
+    names, codes = np.unique(list(text()), return_inverse=True)
+    model = Transformer(len(names))
+    window = np.arange(CONTEXT + 1)
+    cut = len(codes) - 2 * JUDGED * (CONTEXT + 1)
+    parts = jnp.asarray(codes[cut:].reshape(2, JUDGED, CONTEXT + 1), jnp.int32)
+    codes = jnp.asarray(codes, jnp.int32)
+
+    def loss(params, tokens):
+        logits = jnp.asarray(model.apply({"params": params}, tokens[:, :-1]))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
+
+    def batch(key):
+        start = jax.random.randint(key, (WINDOWS, 1), 0, cut - CONTEXT)
+        return codes[start + window]
+
+    return Task(
+        lambda key: model.init(key, parts[0, :1, :-1])["params"],
+        batch,
+        loss,
+        lambda params: jnp.stack([loss(params, part) for part in parts]),
+        worst=float(np.log(len(names))),
+    )
+
+
+def _images(name: str) -> Task:
+    """Coarse images, three convolutions; the error in %."""
+    data = when.load(name)
+    model = ConvNet(CHANNELS, data.num_classes)
+    images, labels = jnp.asarray(data.train), jnp.asarray(data.train_labels)
+
+    def loss(params, index):
+        logits = jnp.asarray(model.apply({"params": params}, images[index]))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[index]).mean()
+
+    def error(params, images, labels):
+        logits = jnp.asarray(model.apply({"params": params}, images))
+        return 100 * jnp.mean(logits.argmax(-1) != labels)
+
+    return Task(
+        lambda key: model.init(key, images[:1])["params"],
+        lambda key: jax.random.randint(key, (when.BATCH,), 0, len(labels)),
+        loss,
+        lambda params: jnp.stack(
+            [
+                error(params, data.validation, data.validation_labels),
+                error(params, data.test, data.test_labels),
+            ]
+        ),
+        worst=100.0,
+    )
+
+
+def _equation() -> Task:
+    """The nonlinear Poisson problem of `bbi.pde`, new points in each step; log10 of the error.
+
+    Nothing is held out of an equation: choice and judgement differ in their seeds alone.
+    """
+    radii = poisson.midpoints(RADII)
+    exact = np.asarray(PROBLEM.known(radii**2))[None]
+
+    def loss(params, points):
+        inside, edge = points
+        equation = jnp.mean(poisson.residual(PROBLEM, params, inside) ** 2)
+        miss = jnp.mean((poisson.values(params, edge) - PROBLEM.boundary) ** 2)
+        return equation + BOUNDARY_WEIGHT * miss
+
+    def batch(key):
+        radius, angle = jax.random.split(key)
+        radius = jnp.sqrt(jax.random.uniform(radius, (POINTS, 1)))
+        angle = 2 * jnp.pi * jax.random.uniform(angle, (POINTS + BOUNDARY, 1))
+        points = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=1)
+        return radius * points[:POINTS], points[POINTS:]
+
+    def judge(params):
+        error = poisson.relative_errors(functools.partial(poisson.values, params), exact)
+        return jnp.broadcast_to(jnp.log10(error[0]), 2)
+
+    return Task(lambda key: poisson.initial(key, WIDTH, DEPTH), batch, loss, judge, 0.0)
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "characters": _characters,
+    "mnist": functools.partial(_images, "mnist"),
+    "cifar10-small": functools.partial(_images, "cifar10-small"),
+    "equation": _equation,
+}

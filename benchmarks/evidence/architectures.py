@@ -1,0 +1,303 @@
+"""How far does descent at unit speed carry beyond dense networks, and what mends it there?
+
+A transformer, convolutions and an equation, under a cosine schedule for every method. Each searches
+its hyperparameters with the same number of trials on held-out data; what was chosen is compared
+with AdamW on other held-out data, with fresh seeds, paired.
+
+    characters     a transformer of two layers on the help texts of Python; loss in nats
+    mnist          three convolutions on digits of 14 x 14; error in %
+    cifar10-small  the same on 7,500 photographs, 8 x 8 in colour; error in %
+    equation       the nonlinear Poisson problem of `bbi.pde`, a network of Eq. 56, new points in
+                   every step; log10 of the relative error
+
+    adamw                       two numbers for each parameter; the others have one
+    sgd                         momentum 0.9
+    lion                        the signs of a momentum
+    normalized sgd              momentum 0.9 and steps of given length: what is not energy
+    normalized sgd, per neuron  the same, each neuron a step of given length
+    isokinetic                  one sphere for all parameters
+    isokinetic, per tensor      one for each tensor, its radius the tensor's norm at the start
+    isokinetic, per neuron      `per_neuron=True`: one for each output unit and each token
+
+Lengths are shares of the norm of all parameters at the start.
+
+Reproduces: nothing; after arXiv 2501.18419.
+Needs: --data-dir with cifar10/ (JPEG); mlxtend.
+Takes: smoke 2 min; laptop 35 min on one core; paper 10 h (estimated).
+Scale: small networks in hundreds of steps; large ones are not measured.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import kinopt
+from benchmarks import data
+from benchmarks.evidence import learning
+from benchmarks.evidence._architecture_tasks import TASKS, Task
+from benchmarks.evidence.learning import Method, cosine, drawn
+from benchmarks.evidence.residual import lengths
+from benchmarks.evidence.when import MOMENTUM, TUNING_SEED
+from benchmarks.markdown import table_of
+from benchmarks.progress import counted
+from benchmarks.record import NOTHING, Done, Row, budget, grouped
+from benchmarks.statistics import holm, mean_and_error, paired_p
+from kinopt import spheres
+from kinopt._typing import PyTree
+
+__all__ = ["METHODS", "PRESETS", "Settings", "headline", "neuron_axes", "plot", "run", "table"]
+
+BASE = "adamw"
+
+
+def neuron_axes(params: PyTree) -> PyTree:
+    """Flax's: tokens of an embedding, heads and features of a query; else the last axis."""
+
+    def axes(path, leaf):
+        names = jax.tree_util.keystr(path)
+        if "bias" in names:
+            return kinopt.NeuronAxes(tuple(range(leaf.ndim)), ())  # none, whatever its axes
+        if "embedding" in names:
+            return kinopt.NeuronAxes(0)
+        projects = any(f"{name}'" in names for name in ("query", "key", "value"))
+        return kinopt.NeuronAxes((1, 2) if projects else -1)
+
+    return jax.tree.map_with_path(axes, params)
+
+
+def _known(name: str) -> Callable:
+    method = learning.METHODS[name]
+    return lambda h, key, n, params: method.build(h, key, n)
+
+
+def _of_length(name: str) -> Callable:
+    method = learning.METHODS[name]
+
+    def build(h, key, n, params):
+        return method.build(h | {"rate": h["rate"] * optax.tree.norm(params)}, key, n)
+
+    return build
+
+
+def _lion(h, key, n, params):
+    del key, params
+    return optax.lion(cosine(h["rate"], n), weight_decay=h["decay"])
+
+
+def per_neuron(params: PyTree) -> optax.GradientTransformation:
+    """Each neuron's update in the length that it has on its sphere."""
+    parts = spheres.neurons(params, neuron_axes)
+
+    def update(updates, state, params=None):
+        del params
+        scales = [
+            parts.share(group) ** 0.5 / jnp.sqrt(jnp.maximum(squared, 1e-30))
+            for group, squared in zip(parts.groups, parts.inner(updates, updates), strict=True)
+        ]
+        nothing = [jnp.zeros_like(scale) for scale in scales]
+        return parts.combine(scales, updates, nothing, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _normalized_neurons(h, key, n, params):
+    del key
+    rate = h["rate"] * optax.tree.norm(params)
+    return optax.chain(
+        optax.trace(MOMENTUM),
+        per_neuron(params),
+        optax.add_decayed_weights(h["decay"] / rate),
+        optax.scale_by_learning_rate(cosine(rate, n)),
+    )
+
+
+def _per_tensor(h, key, n, params):
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    labels = jax.tree.unflatten(jax.tree.structure(params), names)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def sphere(tensor, length):
+        # The kick of a product of spheres has d/(d_n - 1), this one d_n/(d_n - 1).
+        return kinopt.isokinetic(
+            cosine(h["rate"] * length, n),
+            eta=h["eta"] * size / tensor.size,
+            weight_decay=h["decay"],
+            key=key,
+        )
+
+    every = zip(names, jax.tree.leaves(params), jax.tree.leaves(lengths(params)), strict=True)
+    rest = optax.set_to_zero()  # a single number, the last bias of the equation's network
+    return optax.partition(
+        {name: sphere(tensor, a) if tensor.size > 1 else rest for name, tensor, a in every}, labels
+    )
+
+
+def _per_neuron(h, key, n, params):
+    return kinopt.isokinetic(
+        cosine(h["rate"] * optax.tree.norm(params), n),
+        eta=h["eta"],
+        weight_decay=h["decay"],
+        per_neuron=True,
+        neuron_axes=neuron_axes,
+        key=key,
+    )
+
+
+LENGTH = {"rate": (2e-3, 0.1), "decay": (1e-5, 1e-2)}
+SPHERE = LENGTH | {"eta": (5.0, 500.0)}
+
+METHODS = {
+    BASE: Method(_known("adamw"), learning.METHODS["adamw"].ranges),
+    "sgd": Method(_known("sgd"), learning.METHODS["sgd"].ranges),
+    "lion": Method(_lion, {"rate": (1e-4, 1e-2), "decay": (1e-4, 1.0)}),
+    "normalized sgd": Method(_of_length("normalized sgd"), LENGTH),
+    "normalized sgd, per neuron": Method(_normalized_neurons, LENGTH),
+    "isokinetic": Method(_of_length("isokinetic, cool"), SPHERE),
+    "isokinetic, per tensor": Method(_per_tensor, SPHERE),
+    "isokinetic, per neuron": Method(_per_neuron, SPHERE),
+}
+"""(hyperparameters, key, steps, parameters at the start) -> optimizer. A new one comes last."""
+
+STEPS = {"characters": 300, "cifar10-small": 400, "equation": 4000, "mnist": 150}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The tasks with the steps of a training, the budget of the search, and the fresh seeds."""
+
+    tasks: dict[str, int] = field(default_factory=lambda: dict(STEPS))
+    num_trials: int = 16
+    trial_seeds: int = 1
+    num_seeds: int = 8
+    seed: int = 0
+
+
+PRESETS = {
+    "smoke": Settings({"characters": 3, "equation": 5}, num_trials=2, num_seeds=2),
+    "laptop": Settings(),
+    "paper": Settings(
+        {name: 5 * steps for name, steps in STEPS.items()}, 48, trial_seeds=2, num_seeds=30
+    ),
+}
+
+
+def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
+    """For each task and method a row: the search, and the test of what it chose."""
+    data.require(name for name in settings.tasks if name in data.DATA_SETS)
+    cases = done.left({"task": t, "method": m} for t in settings.tasks for m in METHODS)
+    made = functools.cache(lambda name: TASKS[name]())
+    for case, _ in counted(cases, "methods"):
+        task, method = made(case["task"]), case["method"]
+        yield case | _judged(task, method, settings.tasks[case["task"]], settings)
+
+
+def _judged(task: Task, method: str, num_steps: int, settings: Settings) -> Row:
+    fit = jax.jit(functools.partial(_fit, task, METHODS[method], num_steps))
+    tried = drawn(METHODS, method, settings.num_trials)
+
+    def figures(hyperparameters, first: int, number: int) -> np.ndarray:
+        seeds = range(1000 * first, 1000 * first + number)
+        found = np.array([fit(hyperparameters, seed) for seed in seeds], float)
+        return np.where(np.isfinite(found), found, task.worst)
+
+    trials = [
+        {name: float(values[n]) for name, values in tried.items()}
+        for n in range(settings.num_trials)
+    ]
+    found = np.array([figures(h, TUNING_SEED, settings.trial_seeds)[:, 0].mean() for h in trials])
+    chosen = trials[int(found.argmin())]
+    return {
+        "tried": tried,
+        "validation": found.round(5),
+        "chosen": chosen,
+        "figure": figures(chosen, settings.seed, settings.num_seeds)[:, 1].round(5),
+    }
+
+
+def _fit(task: Task, method: Method, num_steps: int, hyperparameters, seed) -> jax.Array:
+    start, order, own = jax.random.split(jax.random.key(seed), 3)
+    params = task.init(start)
+    optimizer = optax.with_extra_args_support(method.build(hyperparameters, own, num_steps, params))
+
+    def step(carry, n):
+        params, state = carry
+        batch = task.batch(jax.random.fold_in(order, n))
+        loss, gradient = jax.value_and_grad(task.loss)(params, batch)
+        updates, state = optimizer.update(gradient, state, params, value=loss)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = params, optimizer.init(params)
+    (params, _), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
+    return task.judge(params)
+
+
+# Reading the rows
+
+
+_READING = """\
+What AdamW reaches, and what the others have more, with one standard error over {seeds} fresh seeds,
+which are paired; negative is better. Characters: nats; images: % of errors; equation: log10 of the
+relative error. Bold: p below 0.05 after Holm's correction for all {number} comparisons. Every
+method had {trials} trials of {trial_seeds} seed on held-out data, so that a difference has the luck
+of two searches in it."""
+
+
+def differences(rows: list[Row]) -> dict[tuple[str, str], np.ndarray]:
+    """(task, method) -> the figure less AdamW's, [seeds]."""
+    figure = {(row["task"], row["method"]): np.array(row["figure"]) for row in rows}
+    return {
+        (task, method): values - figure[task, BASE]
+        for (task, method), values in figure.items()
+        if method != BASE and (task, BASE) in figure
+    }
+
+
+def table(rows: list[Row]) -> str:
+    """Every method on every task."""
+    found = differences(rows)
+    passed = holm([paired_p(values) for values in found.values()])
+    said = {}
+    for (case, values), good in zip(found.items(), passed, strict=True):
+        mark = "**" if good else ""
+        said[case] = f"{mark}{mean_and_error(values, '+')}{mark}"
+    base = {row["task"]: np.array(row["figure"]) for row in rows if row["method"] == BASE}
+    lines = [[BASE, *map(mean_and_error, base.values())]]
+    for method in METHODS:
+        if any(case[1] == method for case in found):
+            lines.append([method, *(said.get((task, method), "") for task in base)])
+    reading = _READING.format(**budget(rows, len(found)))
+    return "\n\n".join([table_of(["method", *base], lines), reading])
+
+
+def headline(rows: list[Row]) -> str:
+    """What the methods at unit speed have more than AdamW."""
+    said = [
+        f"{task} {mean_and_error(values, '+')}"
+        for (task, method), values in differences(rows).items()
+        if method == "isokinetic, per neuron"
+    ]
+    return f"isokinetic, per neuron, less tuned {BASE}: " + ", ".join(said)
+
+
+def plot(rows: list[Row]) -> Figure:
+    """Every difference from AdamW, with two standard errors, in those of the task's spread."""
+    found = differences(rows)
+    tasks = list(grouped(rows, "task"))
+    figure = Figure(figsize=(9, 2 + 0.15 * len(METHODS)), layout="constrained")
+    every = np.atleast_1d(figure.subplots(1, len(tasks)))
+    for axes, task in zip(every, tasks, strict=True):
+        here = {method: values for (name, method), values in found.items() if name == task}
+        errors = [2 * values.std(ddof=1) / len(values) ** 0.5 for values in here.values()]
+        means = [values.mean() for values in here.values()]
+        axes.errorbar(means, range(len(here)), xerr=errors, fmt="o", ms=4, lw=1)
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_yticks(range(len(here)), list(here) if axes is every[0] else [""] * len(here))
+        axes.invert_yaxis()
+        axes.set(title=task, xlabel=f"more than {BASE}")
+    return figure

@@ -1,0 +1,139 @@
+"""What `evidence.architectures` compares: its tasks, its lengths, its reading."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks.evidence import _architecture_tasks as tasks
+from benchmarks.evidence import architectures
+from benchmarks.models import Transformer
+from kinopt import spheres
+
+PARAMS = {
+    "tokens": {"embedding": jnp.array([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]])},
+    "query": {"kernel": jnp.ones((2, 2, 2)), "bias": jnp.zeros((2, 2))},
+    "head": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},
+    "last": jnp.ones(1),
+}
+SIZE = 6 + 8 + 4 + 6 + 3 + 1
+LENGTH = float(optax.tree.norm(PARAMS))
+GRADS = jax.tree.map(lambda x: 0.1 + jnp.cos(jnp.arange(x.size)).reshape(x.shape), PARAMS)
+
+
+def first_update(method: str):
+    """Of a rate of 0.1, without decay."""
+    h = {"rate": 0.1, "decay": 0.0, "eta": 10.0}
+    build = architectures.METHODS[method].build
+    tx = optax.with_extra_args_support(build(h, jax.random.key(0), 10, PARAMS))
+    return tx.update(GRADS, tx.init(PARAMS), PARAMS, value=jnp.ones(()))[0]
+
+
+@pytest.mark.parametrize("method", ["normalized sgd", "isokinetic"])
+def test_one_length_is_a_share_of_that_of_all_parameters(method):
+    np.testing.assert_allclose(optax.tree.norm(first_update(method)), 0.1 * LENGTH, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["normalized sgd, per neuron", "isokinetic, per neuron"])
+def test_each_neuron_has_its_share(method):
+    """Tokens; heads and features of a query; columns of a kernel."""
+    moved = first_update(method)
+    step = 0.1 * LENGTH * np.sqrt(2 / SIZE)
+    for part, axis in (("tokens", 1), ("query", 0), ("head", 0)):
+        kernel = moved[part]["embedding" if part == "tokens" else "kernel"]
+        np.testing.assert_allclose(jnp.linalg.norm(kernel, axis=axis), step, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(moved), 0.1 * LENGTH, rtol=1e-5)
+
+
+def test_each_tensor_has_the_length_it_began_with_and_the_kick_of_a_product():
+    """On a second step, at right angles to the first for every tensor: tan(angle) = sinh(delta)."""
+    h = {"rate": 0.1, "decay": 0.0, "eta": 0.4}
+    params = {"a": jnp.array([3.0, 4.0, 0.0]), "b": jnp.array([0.0, 1.0])}
+    tx = architectures.METHODS["isokinetic, per tensor"].build(h, jax.random.key(0), 10, params)
+    ahead = {"a": jnp.array([1.0, 0.0, 0.0]), "b": jnp.array([1.0, 0.0])}
+    across = {"a": jnp.array([0.0, 2.0, 0.0]), "b": jnp.array([0.0, 2.0])}
+    _, state = tx.update(ahead, tx.init(params), params, value=jnp.ones(()))
+    moved, _ = tx.update(across, state, params, value=jnp.ones(()))
+    for name, length, entries in (("a", 5.0, 3), ("b", 1.0, 2)):
+        delta = 0.1 * length * 0.4 / 2 * 5 / (entries - 1) * 2.0 / 2.0
+        np.testing.assert_allclose(moved[name][1] / moved[name][0], np.sinh(delta), rtol=1e-4)
+
+
+def test_a_single_number_has_no_sphere_of_its_own():
+    assert first_update("isokinetic, per tensor")["last"] == 0
+
+
+def test_the_axes_are_those_of_flax():
+    model = Transformer(7, width=8, num_layers=1, num_heads=2)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 5), int))["params"]
+    found = spheres.neurons(params, architectures.neuron_axes)
+    sizes = {}
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    for group in found.groups:
+        sizes |= {names[n]: group.size for n in group.leaves if group.axes is not None}
+    assert {size for name, size in sizes.items() if "embedding" in name} == {8}
+    assert {size for name, size in sizes.items() if "query" in name or "out" in name} == {8}
+    assert sizes["['Dense_1']['kernel']"] == 32
+    assert not any("bias" in name for name in sizes)
+
+
+def test_a_transformer_does_not_look_ahead():
+    model = Transformer(7, width=8, num_layers=2, num_heads=2)
+    tokens = jnp.arange(6)[None]
+    params = model.init(jax.random.key(0), tokens)
+    first = model.apply(params, tokens)
+    other = model.apply(params, tokens.at[0, 3].set(0))
+    changed = np.abs(np.asarray(first - other)).max(axis=(0, 2)) > 1e-6
+    assert changed.tolist() == [False] * 3 + [True] * 3
+
+
+def test_held_out_characters_are_not_trained_on():
+    task = tasks.TASKS["characters"]()
+    starts = [task.batch(jax.random.key(n)) for n in range(3)]
+    assert {batch.shape for batch in starts} == {(tasks.WINDOWS, tasks.CONTEXT + 1)}
+    params = task.init(jax.random.key(0))
+    judged = task.judge(params)
+    np.testing.assert_allclose(judged, task.worst, atol=0.7)  # nothing is known yet
+    assert judged[0] != judged[1]
+
+
+def test_the_equation_s_solution_has_no_loss(monkeypatch):
+    """The residual of u_an, from which it was made, and its value on the circle."""
+    task = tasks.TASKS["equation"]()
+    params = task.init(jax.random.key(0))
+    inside, edge = task.batch(jax.random.key(1))
+    assert float(jnp.max(jnp.linalg.norm(inside, axis=1))) <= 1
+    np.testing.assert_allclose(jnp.linalg.norm(edge, axis=1), 1, rtol=1e-6)
+
+    def known(x):
+        return tasks.PROBLEM.known(jnp.sum(x**2, axis=-1))
+
+    def fields(params, x):
+        return known(x), jax.vmap(lambda p: jnp.trace(jax.hessian(known)(p)))(x)
+
+    assert task.loss(params, (inside, edge)) > 0.1
+    monkeypatch.setattr(tasks.poisson, "fields", fields)
+    monkeypatch.setattr(tasks.poisson, "values", lambda params, x: known(x))
+    assert task.loss(params, (inside, edge)) < 1e-4
+
+
+def row(method: str, figure: list[float]):
+    settings = {"num_seeds": 4, "num_trials": 1, "trial_seeds": 1}
+    return {"task": "characters", "method": method, "figure": figure, "settings": settings}
+
+
+def test_differences_are_paired():
+    rows = [
+        row("adamw", [2.0, 2.2, 2.1, 2.3]),
+        row("sgd", [2.1, 2.4, 2.2, 2.5]),
+        row("isokinetic, per neuron", [1.9, 2.1, 2.0, 2.2]),
+    ]
+    found = architectures.differences(rows)
+    np.testing.assert_allclose(found["characters", "sgd"], [0.1, 0.2, 0.1, 0.2])
+    table = architectures.table(rows)
+    assert "+0.15 ± 0.03" in table
+    assert "**-0.10 ± 0.00**" in table
+    assert architectures.headline(rows).endswith("adamw: characters -0.10 ± 0.00")
+    assert len(architectures.plot(rows).axes) == 1
+    assert architectures.table(rows[:1])  # a run that was interrupted
