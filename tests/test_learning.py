@@ -85,6 +85,6 @@ def test_trials_lie_in_their_ranges():
         tried = learning.drawn(learning.METHODS, name, 7)
         assert tried.keys() == method.ranges.keys()
         for key, (low, high) in method.ranges.items():
-            assert len(set(tried[key])) == 7
+            assert len(set(tried[key])) >= 6  # of seven: they are rounded to three digits
             assert low * 0.99 <= min(tried[key])
             assert max(tried[key]) <= high * 1.01

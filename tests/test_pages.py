@@ -348,11 +348,14 @@ README_SAYS = (
     "`cool=False` {{ cell | evidence.learning | mean over tasks | isokinetic }}, on half of its "
     "state; `ecdsep` with `cool=True` and decay "
     "{{ cell | evidence.learning | mean over tasks | ecdsep, cool }}; `bbi` "
-    "{{ cell | evidence.learning | mean over tasks | bbi }}. A small transformer, "
-    "nats more than AdamW: one sphere "
-    "{{ cell | evidence.architectures | isokinetic | characters }}, `per_neuron=True` "
-    "{{ cell | evidence.architectures | isokinetic, per neuron | characters }}, momentum with "
-    "such steps {{ cell | evidence.architectures | normalized sgd, per neuron | characters }} |",
+    "{{ cell | evidence.learning | mean over tasks | bbi }}. Two small "
+    "transformers, nats more than AdamW: one sphere "
+    "{{ cell | evidence.architectures | isokinetic | characters }} and "
+    "{{ cell | evidence.architectures | isokinetic | code }}, `per_neuron=True` "
+    "{{ cell | evidence.architectures | isokinetic, per neuron | characters }} and "
+    "{{ cell | evidence.architectures | isokinetic, per neuron | code }}, momentum with such steps "
+    "{{ cell | evidence.architectures | normalized sgd, per neuron | characters }} and "
+    "{{ cell | evidence.architectures | normalized sgd, per neuron | code }} |",
 )
 """What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
 

@@ -6,6 +6,8 @@ they are judged.
 """
 
 import functools
+import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from benchmarks.evidence import when
 from benchmarks.models import ConvNet, Transformer
 from kinopt._typing import PyTree, Scalar
 
-__all__ = ["TASKS", "Task", "text"]
+__all__ = ["TASKS", "Task", "source", "text"]
 
 CONTEXT, WINDOWS = 32, 32
 """Characters that the transformer sees, and sequences of them in a step."""
@@ -52,10 +54,16 @@ def text() -> str:
     return "".join(topics[name] for name in sorted(topics))
 
 
-def _characters() -> Task:
+def source() -> str:
+    """The source of some modules that come with Python, some 700,000 characters."""
+    names = ("argparse", "doctest", "inspect", "pdb", "tarfile", "typing", "zipfile")
+    return "".join(inspect.getsource(importlib.import_module(name)) for name in names)
+
+
+def _characters(text: Callable[[], str], width: int) -> Task:
     """What is the next character? A transformer of two layers; the loss in nats."""
     names, codes = np.unique(list(text()), return_inverse=True)
-    model = Transformer(len(names))
+    model = Transformer(len(names), width)
     window = np.arange(CONTEXT + 1)
     cut = len(codes) - 2 * JUDGED * (CONTEXT + 1)
     parts = jnp.asarray(codes[cut:].reshape(2, JUDGED, CONTEXT + 1), jnp.int32)
@@ -135,7 +143,8 @@ def _equation() -> Task:
 
 
 TASKS: dict[str, Callable[[], Task]] = {
-    "characters": _characters,
+    "characters": functools.partial(_characters, text, 32),
+    "code": functools.partial(_characters, source, 48),
     "mnist": functools.partial(_images, "mnist"),
     "cifar10-small": functools.partial(_images, "cifar10-small"),
     "equation": _equation,

@@ -4,16 +4,17 @@ The twenty tasks of `evidence.when`, and the same network, with a cosine schedul
 Each method searches its hyperparameters with the same number of trials on validation data; what was
 chosen is compared with AdamW on test data, with fresh seeds, paired.
 
-    adamw             two numbers for each parameter
-    sgd               momentum 0.9
-    normalized sgd    momentum 0.9 and steps of given length: what of a result is not energy
-    bbi               Algorithm 1
-    bbi, cool         the schedule anneals the drift alone; decoupled decay
-    isokinetic        unit speed; the schedule anneals the kick too
-    isokinetic, cool  the default: it anneals the drift alone
-    adamw, averaged   judged by a running mean of its parameters
-    ecdsep            the separable Hamiltonian, as published
-    ecdsep, cool      the schedule anneals the drift alone; decoupled decay
+    adamw                   two numbers for each parameter
+    sgd                     momentum 0.9
+    normalized sgd          momentum 0.9 and steps of given length: what of a result is not energy
+    bbi                     Algorithm 1
+    bbi, cool               the schedule anneals the drift alone; decoupled decay
+    isokinetic              unit speed; the schedule anneals the kick too
+    isokinetic, cool        the default: it anneals the drift alone
+    adamw, averaged         judged by a running mean of its parameters
+    ecdsep                  the separable Hamiltonian, as published
+    ecdsep, cool            the schedule anneals the drift alone; decoupled decay
+    isokinetic, per neuron  a sphere for each neuron, and one for all biases
 
 All have a learning rate (for bbi and ecdsep the time step, for steps of given length that length);
 all but bbi and ecdsep as published have a weight decay. The isokinetic ones and ecdsep have eta in
@@ -103,10 +104,10 @@ def _bbi(cool: bool):
     return build
 
 
-def _isokinetic(cool: bool):
+def _isokinetic(**options: bool):
     def build(h, key, n):
         rate = cosine(h["rate"], n)
-        return kinopt.isokinetic(rate, eta=h["eta"], weight_decay=h["decay"], cool=cool, key=key)
+        return kinopt.isokinetic(rate, eta=h["eta"], weight_decay=h["decay"], key=key, **options)
 
     return build
 
@@ -152,6 +153,7 @@ METHODS = {
     "ecdsep, cool": Method(
         _ecdsep(cool=True), {"rate": (0.01, 2.0), "eta": (1.0, 100.0), "decay": (1e-5, 1e-2)}
     ),
+    "isokinetic, per neuron": Method(_isokinetic(per_neuron=True), LENGTH | {"eta": (5.0, 300.0)}),
 }
 """A new one comes last: what a method tries depends on its place."""
 
