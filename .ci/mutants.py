@@ -239,13 +239,20 @@ FAULTS = {
     ),
     "isokinetic.py": (
         ("tests/test_isokinetic.py -k 'written or orbit or decay or accident or below'",),
-        ("(d / max(d - 1, 1))", "1"),
         ("(peak if cool else rate)", "rate"),
         ("(rate / peak)", "1"),
         ("2 * x / (towards + against)", "x / (towards + against)"),
-        (" - of_u * along", ""),
+        (" - keeps * along", ""),
         ("num_clamped=state.num_clamped + (gap <= 0)", "num_clamped=state.num_clamped + (gap > 0)"),
         ("jnp.where(good, rate, 0)", "rate"),
+    ),
+    "spheres.py": (
+        ("tests/test_spheres.py", "tests/test_isokinetic.py"),
+        ("self.size / max(group.size - 1, 1)", "1"),
+        ("math.sqrt(self.share(group)) * ", ""),
+        ("return group.size / max(self.size, 1)", "return 1.0"),
+        ("leaf.sizes[2] > 1", "leaf.sizes[2] > 0"),
+        ("(leaf.shape, leaf.axes).features", "(leaf.shape, leaf.axes).neurons"),
     ),
     "dynamics.py": (
         DESCENT,

@@ -14,13 +14,14 @@ AXES = {"tokens": kinopt.NeuronAxes(0), "query": kinopt.NeuronAxes(2, 0)}
 
 
 def parameters():
-    keys = jax.random.split(jax.random.key(0), 5)
+    keys = jax.random.split(jax.random.key(0), 6)
     return {
         "tokens": jax.random.normal(keys[0], (5, 3)),
         "query": jax.random.normal(keys[1], (4, 2, 3)),  # inputs, heads, features
         "kernel": jax.random.normal(keys[2], (4, 6)),
         "bias": jax.random.normal(keys[3], (6,)),
         "head": jax.random.normal(keys[4], (6, 1)),
+        "narrow": jax.random.normal(keys[5], (1, 2)),  # neurons of one weight cannot turn
     }
 
 
@@ -34,17 +35,18 @@ def parts(tree):
     found = list(tokens)
     found += [query[:, head, n] for head in range(2) for n in range(3)]
     found += list(kernel.T)
-    return [*found, np.concatenate([np.ravel(tree["bias"]), np.ravel(tree["head"])])]
+    rest = [np.ravel(tree[name]) for name in ("bias", "head", "narrow")]
+    return [*found, np.concatenate(rest)]
 
 
-SIZE = 5 * 3 + 4 * 6 + 4 * 6 + 6 + 6
+SIZE = 5 * 3 + 4 * 6 + 4 * 6 + 6 + 6 + 2
 
 
 def test_neurons_and_all_that_is_none_have_their_share_of_the_entries():
     found = spheres.neurons(parameters(), axes_of)
     assert found.size == SIZE
     sizes = [group.size for group in found.groups]
-    assert sorted(sizes) == [3, 4, 4, 12]  # tokens; query, kernel; bias with the one output
+    assert sorted(sizes) == [3, 4, 4, 14]  # tokens; query, kernel; bias with what is no neuron
     whole = spheres.whole(parameters())
     assert [(group.size, group.axes) for group in whole.groups] == [(SIZE, None)]
     assert whole.turning(whole.groups[0]) == pytest.approx(SIZE / (SIZE - 1))
