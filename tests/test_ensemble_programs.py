@@ -118,6 +118,7 @@ def call(function=ensemble.run, **arguments):
 @pytest.mark.slow
 def test_functions_and_their_data_are_let_go(kind):
     """Also by the programs that are made of them, which the next call would use again."""
+    gc.collect()  # what other tests left behind
     before = len(_programs._kept)
     data = Data()
     arguments = KINDS[kind](data)
