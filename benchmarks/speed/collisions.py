@@ -11,7 +11,7 @@ the ratios within a turn, with 95 % intervals.
 Reproduces: nothing; KO names the overhead of collisions as its limitation (`ko.overhead` has its
   hours).
 Needs: nothing.
-Takes: smoke 20 s; laptop 4 min; paper 20 min on 2 cores.
+Takes: smoke 20 s; laptop more than 7 min; paper 20 min on 2 cores.
 Scale: on a GPU one layer with four schemes was timed; there is no kernel that keeps N x N out of
   memory by hand.
 """
