@@ -1,27 +1,27 @@
-"""The tasks of `evidence.architectures`: a text, images, an equation.
+"""The tasks of `evidence.architectures`: texts, images, an equation, sentences.
 
-A `Task` is functions of parameters and keys, so that one training serves them all. Text and images
-are in two parts beside the training data: by the first hyperparameters are chosen, by the second
-they are judged.
+Texts, images and sentences are in two parts beside the training data: by the first hyperparameters
+are chosen, by the second they are judged.
 """
 
 import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen
 
+from benchmarks import data, encoder
 from benchmarks.bbi import _poisson as poisson
 from benchmarks.evidence import when
+from benchmarks.evidence._search import Task
 from benchmarks.models import ConvNet, Transformer
-from kinopt._typing import PyTree, Scalar
 
-__all__ = ["TASKS", "Task", "source", "text"]
+__all__ = ["DATA", "TASKS", "source", "text"]
 
 CONTEXT, WINDOWS = 32, 32
 """Characters that the transformer sees, and sequences of them in a step."""
@@ -36,15 +36,11 @@ WIDTH, DEPTH = 32, 1
 POINTS, BOUNDARY, BOUNDARY_WEIGHT = 100, 20, 100.0
 RADII = 100
 
+EXAMPLES, QUERIES, FEW = 10, 200, 12
+"""Queries of each class to learn from, in each held-out part, and in a step."""
 
-class Task(NamedTuple):
-    """Something to learn, and how well it was learnt; the lower the better."""
-
-    init: Callable[[jax.Array], PyTree]  # key -> parameters
-    batch: Callable[[jax.Array], Any]  # key -> what a step sees
-    loss: Callable[[PyTree, Any], Scalar]  # (parameters, batch) -> what is descended
-    judge: Callable[[PyTree], jax.Array]  # parameters -> [in the choice, in the judgement]
-    worst: float  # what a run that diverged counts for
+MOST_TOKENS = 16
+"""Of a query; what is longer is cut."""
 
 
 def text() -> str:
@@ -88,9 +84,9 @@ def _characters(text: Callable[[], str], width: int) -> Task:
 
 def _images(name: str) -> Task:
     """Coarse images, three convolutions; the error in %."""
-    data = when.load(name)
-    model = ConvNet(CHANNELS, data.num_classes)
-    images, labels = jnp.asarray(data.train), jnp.asarray(data.train_labels)
+    split = when.load(name)
+    model = ConvNet(CHANNELS, split.num_classes)
+    images, labels = jnp.asarray(split.train), jnp.asarray(split.train_labels)
 
     def loss(params, index):
         logits = jnp.asarray(model.apply({"params": params}, images[index]))
@@ -106,11 +102,12 @@ def _images(name: str) -> Task:
         loss,
         lambda params: jnp.stack(
             [
-                error(params, data.validation, data.validation_labels),
-                error(params, data.test, data.test_labels),
+                error(params, split.validation, split.validation_labels),
+                error(params, split.test, split.test_labels),
             ]
         ),
         worst=100.0,
+        lanes=1,  # convolutions of many networks at once are far slower
     )
 
 
@@ -142,10 +139,59 @@ def _equation() -> Task:
     return Task(lambda key: poisson.initial(key, WIDTH, DEPTH), batch, loss, judge, 0.0)
 
 
+def _sentences() -> Task:
+    """Which of seven intentions has a query? All of a pretrained encoder learns; the error in %."""
+    texts = data.load_texts(DATA["sentences"], when.SPLIT_SEED)
+    classes = range(len(texts.classes))
+    few = np.concatenate([np.flatnonzero(texts.train_labels == n)[:EXAMPLES] for n in classes])
+    held_out = np.random.default_rng(when.SPLIT_SEED).permutation(len(texts.test_texts))
+    held_out = held_out[: 2 * QUERIES]
+    queries = [texts.train_texts[n] for n in few] + [texts.test_texts[n] for n in held_out]
+    labels = jnp.asarray(np.concatenate([texts.train_labels[few], texts.test_labels[held_out]]))
+    tokens = encoder.tokenize(queries)
+    # Words that do not occur have no gradient: without their vectors all else is as it was.
+    kept, words = np.unique(tokens.words[:, :MOST_TOKENS], return_inverse=True)
+    words, mask = jnp.asarray(words.reshape(-1, MOST_TOKENS)), jnp.asarray(tokens.mask)
+    mask = mask[:, :MOST_TOKENS]
+    pretrained = encoder.load_params()
+    pretrained = pretrained | {"words": {"embedding": pretrained["words"]["embedding"][kept]}}
+    body = encoder.Encoder(num_words=len(kept))
+    head = linen.Dense(len(texts.classes))
+
+    def logits(params, index):
+        vectors = body.apply({"params": params["encoder"]}, words[index], mask[index])
+        return jnp.asarray(head.apply({"params": params["head"]}, vectors))
+
+    def loss(params, index):
+        found = logits(params, index)
+        return optax.softmax_cross_entropy_with_integer_labels(found, labels[index]).mean()
+
+    def init(key):
+        return {"encoder": pretrained, "head": head.init(key, jnp.ones(encoder.WIDTH))["params"]}
+
+    def judge(params):
+        index = len(few) + jnp.arange(2 * QUERIES)
+        wrong = logits(params, index).argmax(-1) != labels[index]
+        return 100 * wrong.reshape(2, QUERIES).mean(axis=1)
+
+    return Task(
+        init,
+        lambda key: jax.random.randint(key, (FEW,), 0, len(few)),
+        loss,
+        judge,
+        worst=100.0,
+        lanes=1,
+    )
+
+
 TASKS: dict[str, Callable[[], Task]] = {
     "characters": functools.partial(_characters, text, 32),
     "code": functools.partial(_characters, source, 48),
+    "equation": _equation,
+    "sentences": _sentences,
     "mnist": functools.partial(_images, "mnist"),
     "cifar10-small": functools.partial(_images, "cifar10-small"),
-    "equation": _equation,
 }
+
+DATA = {"sentences": "snips", "mnist": "mnist", "cifar10-small": "cifar10-small"}
+"""What of a user's data a task needs."""
