@@ -57,7 +57,17 @@ from benchmarks.statistics import holm, mean_and_error, paired_p
 from kinopt import spheres
 from kinopt._typing import PyTree
 
-__all__ = ["METHODS", "PRESETS", "Settings", "headline", "neuron_axes", "plot", "run", "table"]
+__all__ = [
+    "METHODS",
+    "PRESETS",
+    "Settings",
+    "headline",
+    "neuron_axes",
+    "per_tensor",
+    "plot",
+    "run",
+    "table",
+]
 
 BASE = "adamw"
 
@@ -123,7 +133,15 @@ def _normalized_neurons(h, key, n, params):
     )
 
 
-def _per_tensor(h, key, n, params):
+def per_tensor(h, key, params: PyTree, schedule: Callable) -> optax.GradientTransformation:
+    """A sphere for each tensor, its radius the tensor's norm at the start.
+
+    Args:
+        h: `rate`, a share of that norm; `eta`, `decay`.
+        key: Of all spheres.
+        params: At the start.
+        schedule: From the peak rate to the schedule.
+    """
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     labels = jax.tree.unflatten(jax.tree.structure(params), names)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -131,7 +149,7 @@ def _per_tensor(h, key, n, params):
     def sphere(tensor, length):
         # The kick of a product of spheres has d/(d_n - 1), this one d_n/(d_n - 1).
         return kinopt.isokinetic(
-            cosine(h["rate"] * length, n),
+            schedule(h["rate"] * length),
             eta=h["eta"] * size / tensor.size,
             weight_decay=h["decay"],
             key=key,
@@ -142,6 +160,10 @@ def _per_tensor(h, key, n, params):
     return optax.partition(
         {name: sphere(tensor, a) if tensor.size > 1 else rest for name, tensor, a in every}, labels
     )
+
+
+def _per_tensor(h, key, n, params):
+    return per_tensor(h, key, params, lambda rate: cosine(rate, n))
 
 
 def _per_neuron(h, key, n, params):
