@@ -55,19 +55,22 @@ from benchmarks.models import MLP
 from benchmarks.progress import progress_bar
 from benchmarks.record import NOTHING, Done, Row, budget
 from benchmarks.statistics import holm, mean_and_error, paired_p
-from benchmarks.train import Training, averaging
+from benchmarks.train import Build, Training, averaging
 
 __all__ = [
     "METHODS",
     "PRESETS",
     "Method",
     "Settings",
+    "accuracy",
     "cosine",
     "drawn",
     "headline",
     "plot",
     "run",
     "table",
+    "task_name",
+    "with_steps",
 ]
 
 BASE = "adamw"
@@ -190,7 +193,7 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """For each task and method a row: the search, and the test of what it chose."""
     data.require(settings.data)
     conditions = [(few, noise) for few in settings.few for noise in settings.noises]
-    builds = {name: _with_steps(method, settings.num_steps) for name, method in METHODS.items()}
+    builds = {name: with_steps(method, settings.num_steps) for name, method in METHODS.items()}
     with progress_bar(len(settings.data) * len(conditions) * len(METHODS), "methods") as bar:
         for name in settings.data:
             task = None
@@ -203,36 +206,62 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
                     bar.update()
 
 
-def _with_steps(method: Method, num_steps: int):
+def with_steps(method: Method, num_steps: int) -> Build:
+    """The method for trainings of this length."""
     return lambda h, key: method.build(h, key, num_steps)
 
 
-def _judged(task: Task, few: bool, noise: float, method: str, build, settings: Settings) -> Row:
+def accuracy(
+    task: Task,
+    few: bool,
+    noise: float,
+    part: str,
+    build: Build,
+    h: dict,
+    seeds: list[int],
+    settings,
+) -> np.ndarray:
+    """Accuracy on a part of the data after a whole training, [seeds]; 0 where it diverged.
+
+    Args:
+        task: With all its training data.
+        few: Whether only `settings.num_few` of them are used.
+        noise: The share of wrong labels, in training and validation data.
+        part: "validation" or "test".
+        build: (hyperparameters, key) -> optimizer.
+        h: Hyperparameters, for all seeds, or [seeds].
+        seeds: Each fixes start and batches.
+        settings: Those of the experiment: `num_few`, `num_steps`.
+    """
     labels, num_train = training_set(task, few, noise, settings.num_few)
-    judged = noisy(task.validation_labels, noise, task.num_classes, SPLIT_SEED + 1)
+    images, judged = task.test, task.test_labels
+    if part == "validation":
+        images = task.validation
+        judged = noisy(task.validation_labels, noise, task.num_classes, SPLIT_SEED + 1)
+    split = Split(task.train, labels, images, judged)
+    model, steps = MLP((HIDDEN,), task.num_classes), settings.num_steps
+    training = Training(model, split, build, h, steps, BATCH, seeds, num_train)
+    training.advance(steps)
+    return np.nan_to_num(np.asarray(training.accuracy[-1], float))
 
-    def accuracy(split, hyperparameters, seeds) -> np.ndarray:
-        model = MLP((HIDDEN,), task.num_classes)
-        steps = settings.num_steps
-        training = Training(model, split, build, hyperparameters, steps, BATCH, seeds, num_train)
-        training.advance(steps)
-        return np.nan_to_num(np.asarray(training.accuracy[-1], float))
 
+def _judged(task: Task, few: bool, noise: float, method: str, build, settings: Settings) -> Row:
     tried = drawn(METHODS, method, settings.num_trials)
     lanes = {name: np.repeat(values, settings.trial_seeds) for name, values in tried.items()}
     seeds = [1000 * TUNING_SEED + n for n in range(settings.trial_seeds)] * settings.num_trials
-    split = Split(task.train, labels, task.validation, judged)
-    found = accuracy(split, lanes, seeds).reshape(settings.num_trials, -1).mean(axis=1)
+    found = accuracy(task, few, noise, "validation", build, lanes, seeds, settings)
+    found = found.reshape(settings.num_trials, -1).mean(axis=1)
     best = int(found.argmax())
     chosen = {name: float(values[best]) for name, values in tried.items()}
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
-    split = Split(task.train, labels, task.test, task.test_labels)
     return {
-        "num_train": num_train,
+        "num_train": training_set(task, few, noise, settings.num_few)[1],
         "tried": tried,
         "validation_accuracy": found.round(5),
         "chosen": chosen,
-        "test_accuracy": accuracy(split, chosen, seeds).round(5),
+        "test_accuracy": accuracy(task, few, noise, "test", build, chosen, seeds, settings).round(
+            5
+        ),
     }
 
 
@@ -268,9 +297,18 @@ def comparisons(rows: list[Row]) -> list[Comparison]:
     for (name, few, noise, method), values in accuracy.items():
         base = accuracy.get((name, few, noise, BASE))
         if method != BASE and base is not None:
-            task = f"{name}{', few' if few else ''}{', noisy' if noise else ''}"
+            task = task_name(name, few, noise)
             found.append(Comparison(task, method, float(base.mean()), values - base))
     return found
+
+
+def task_name(data: str, few: bool, noise: float) -> str:
+    """As it stands in the tables.
+
+    >>> task_name("digits", True, 0.2)
+    'digits, few, noisy'
+    """
+    return f"{data}{', few' if few else ''}{', noisy' if noise else ''}"
 
 
 _READING = """\
