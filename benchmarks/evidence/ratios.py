@@ -159,16 +159,16 @@ def _ecd_per_tensor(h, key, n, params):
     return architectures.per_tensor(constant, key, params, lambda rate: rate)
 
 
-_LENGTH = {"rate": (3e-4, 3e-2)}
+_LENGTH = {"rate": (3e-5, 3e-2)}
 _DECAY = {"decay": (1e-5, 1e-2)}
 _TURN = {"eta": (1.0, 300.0)}
 
 METHODS: dict[str, Method] = {
-    BASE: Method(_adam, {"rate": (1e-4, 3e-2)}),
+    BASE: Method(_adam, {"rate": (1e-5, 3e-2)}),
     "ecd": Method(_ecd, _LENGTH | _TURN),
     "ecd, per tensor": Method(_ecd_per_tensor, _LENGTH | _TURN),
     "adamw, annealed": Method(
-        architectures.METHODS["adamw"].build, {"rate": (1e-4, 3e-2), "decay": (1e-4, 1.0)}
+        architectures.METHODS["adamw"].build, {"rate": (1e-5, 3e-2), "decay": (1e-4, 1.0)}
     ),
     "isokinetic, annealed": Method(
         architectures.METHODS["isokinetic"].build, _LENGTH | _DECAY | _TURN
