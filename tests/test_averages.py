@@ -167,13 +167,14 @@ def test_two_gaussians_are_told_apart():
 @pytest.mark.slow
 def test_errors_between_chains_are_of_the_right_size():
     scores = []
-    for key in range(12):
+    for key in range(20):
         found = kinopt.canonical(
             lambda x: jnp.sum(x**2) / 2, jnp.ones(2), 1.0, num_steps=500, key=key, refuse=False
         )
         scores.append((found.mean - 1)[0] / found.standard_error[0])
-    # Of 12 values of Student's t with 7 degrees of freedom.
-    assert 0.4 < np.sqrt(np.mean(np.square(scores))) < 2.2
+    # Of 20 values of Student's t with 7 degrees of freedom, whose median is 0.71: errors a third or
+    # thrice as large are refused. A mean square would be made by one or two of them.
+    assert 0.3 < np.median(np.abs(scores)) < 1.5
 
 
 @pytest.mark.slow

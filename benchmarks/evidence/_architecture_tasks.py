@@ -145,7 +145,7 @@ def _sentences() -> Task:
     classes = range(len(texts.classes))
     few = np.concatenate([np.flatnonzero(texts.train_labels == n)[:EXAMPLES] for n in classes])
     held_out = np.random.default_rng(when.SPLIT_SEED).permutation(len(texts.test_texts))
-    held_out = held_out[: 2 * QUERIES]
+    held_out = held_out[: 2 * min(QUERIES, len(held_out) // 2)]
     queries = [texts.train_texts[n] for n in few] + [texts.test_texts[n] for n in held_out]
     labels = jnp.asarray(np.concatenate([texts.train_labels[few], texts.test_labels[held_out]]))
     tokens = encoder.tokenize(queries)
@@ -170,9 +170,9 @@ def _sentences() -> Task:
         return {"encoder": pretrained, "head": head.init(key, jnp.ones(encoder.WIDTH))["params"]}
 
     def judge(params):
-        index = len(few) + jnp.arange(2 * QUERIES)
+        index = len(few) + jnp.arange(len(held_out))
         wrong = logits(params, index).argmax(-1) != labels[index]
-        return 100 * wrong.reshape(2, QUERIES).mean(axis=1)
+        return 100 * wrong.reshape(2, -1).mean(axis=1)
 
     return Task(
         init,
