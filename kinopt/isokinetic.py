@@ -187,11 +187,11 @@ def isokinetic(
         loss = loss.astype(dtype)
         rate, peak = step_lengths(learning_rate, state.count, dtype)
         gap = loss - jnp.asarray(f_min, dtype)
-        gradient_sq = trees.squared_norm(gradient).astype(dtype)
-        good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq)
         parts = on_spheres(state.momentum)
+        slopes = parts.inner(gradient, gradient)
+        good = jnp.isfinite(loss) & jnp.isfinite(sum(map(jnp.sum, slopes), jnp.zeros((), dtype)))
         kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2
-        turned, delta = kicked(parts, state, gradient, kappa, gap)
+        turned, delta = kicked(parts, state, gradient, slopes, kappa, gap)
         if not is_zero(nu):
             turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
         momentum, momentum_sq = momenta.stored(turned, state.momentum, good)
@@ -241,10 +241,18 @@ def length_of(squared: jax.Array) -> jax.Array:
 
 
 def kicked(
-    parts: Spheres, state: IsokineticState, gradient: PyTree, kappa: Scalar, gap: Scalar
+    parts: Spheres,
+    state: IsokineticState,
+    gradient: PyTree,
+    slopes: list[jax.Array],
+    kappa: Scalar,
+    gap: Scalar,
 ) -> tuple[PyTree, Scalar]:
-    """What the kick makes of u, and the mean of delta over parameters. The first goes along e."""
-    slopes, turns = parts.inner(gradient, gradient), parts.inner(state.momentum, gradient)
+    """What the kick makes of u, and the mean of delta over parameters. The first goes along e.
+
+    The slopes are |g_n|^2.
+    """
+    turns = parts.inner(state.momentum, gradient)
     one = len(parts.groups) == 1 and parts.groups[0].axes is None
     lengths = [state.momentum_sq] if one else parts.inner(state.momentum, state.momentum)
     of_u, of_g, mean = [], [], jnp.zeros_like(gap)

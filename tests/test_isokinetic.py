@@ -71,7 +71,7 @@ def test_the_kick_turns_towards_the_force_in_their_plane(delta, angle, scale):
         g = jnp.array([-(10.0**scale), 0.0, 0.0])
         state = kinopt.isokinetic(0.1).init(u)._replace(momentum=u, momentum_sq=jnp.sum(u * u))
         kappa = jnp.asarray(delta * 10.0**-scale) * 2 / 3  # the rest of kappa is d/(d - 1)
-        after, seen = kicked(spheres.whole(u), state, g, kappa, jnp.ones(()))
+        after, seen = kicked(spheres.whole(u), state, g, [jnp.sum(g**2)], kappa, jnp.ones(()))
     delta = min(delta, 30)
     np.testing.assert_allclose(seen, delta, rtol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(after), 1, rtol=1e-9)
@@ -141,7 +141,8 @@ def test_time_runs_backwards():
             np.testing.assert_allclose(x, points[n - 1], atol=1e-9)
             value, g = jax.value_and_grad(loss)(x)
             state = states[0]._replace(momentum=u, momentum_sq=jnp.sum(u * u))
-            u, _ = kicked(spheres.whole(x), state, g, jnp.asarray(0.05 * 4.0 / 2), value)
+            kappa = jnp.asarray(0.05 * 4.0 / 2)
+            u, _ = kicked(spheres.whole(x), state, g, [jnp.sum(g**2)], kappa, value)
             np.testing.assert_allclose(u, -states[n - 1].momentum, atol=1e-9)
 
 
