@@ -139,6 +139,7 @@ def draw(
     if keep is not None:
         kicked = combine(keep, momentum, -keep * pull, gradient)
         noise = combine(one, kicked, mix, noise)
-    size = root(trees.squared_norm(noise)).astype(one.dtype)
     base = jax.tree.map(lambda x, old: jnp.where(draws, x.astype(old.dtype), old), noise, momentum)
+    # Of what is stored: of the noise itself, XLA would work it out a second time.
+    size = root(trees.squared_norm(base)).astype(one.dtype)
     return base, jnp.where(draws, size, one)
