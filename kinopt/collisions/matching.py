@@ -12,7 +12,7 @@ from kinopt._typing import Neurons, Number, Scalar
 from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.partners import Gas, accepts, random_matching
 from kinopt.collisions.rows import in_rows, quotient, square_root
-from kinopt.collisions.scattering import pair_directions, scattered
+from kinopt.collisions.scattering import pair_directions, relative_speed, scattered
 
 __all__ = ["collide_matching"]
 
@@ -30,20 +30,19 @@ def collide_matching(
     pairs = jnp.stack(random_matching(key, neurons), axis=1)
     mine, unique = crowd.share(len(pairs))
     i, j = pairs[mine].T
-    w, g = in_rows(gas.w, gas.g)
-    w_i, g_i = crowd.fetch((w, g), i)
-    w_j, g_j = crowd.fetch((w, g), j)
+    w, g = crowd.fetch(in_rows(gas.w, gas.g), jnp.concatenate([i, j]))
+    (w_i, w_j), (g_i, g_j) = jnp.split(w, 2), jnp.split(g, 2)
 
     def dot(a, b):
         return crowd.over_features(jnp.sum(a * b, axis=1))
 
     w_r = square_root(dot(w_i - w_j, w_i - w_j)) * gas.unit
-    g_r = square_root(dot(g_i - g_j, g_i - g_j))
+    g_r = relative_speed(g_i, g_j, crowd)
     accepted = accepts(g_r, w_r, crowd.largest(g_r), coll_coef)
     if approaching_only:
         accepted &= dot(w_i - w_j, g_i - g_j) > 0
     n_ij = pair_directions(key, i, j, gas.g, crowd)
-    (dg,) = in_rows(jnp.where(accepted[:, None], scattered(g_i, g_j, n_ij, restitution, crowd), 0))
+    (dg,) = in_rows(jnp.where(accepted[:, None], scattered(g_i, g_j, g_r, n_ij, restitution), 0))
 
     # The place of each neuron in the list of pairs; -1 for the one that stays out.
     places = jnp.full(neurons, -1).at[pairs.ravel()].set(jnp.arange(pairs.size))
@@ -51,8 +50,8 @@ def collide_matching(
     (change,) = in_rows(crowd.fetch_shared(dg, jnp.maximum(place[:, 0], 0) // 2))
     change = jnp.where(place < 0, 0, jnp.where(place % 2 == 0, change, -change))
 
-    lengths = square_root(dot(w_i, w_i)) * square_root(dot(w_j, w_j))
-    cosines = jnp.abs(quotient(dot(w_i, w_j), lengths))
+    length_i, length_j = jnp.split(square_root(dot(w, w)), 2)
+    cosines = jnp.abs(quotient(dot(w_i, w_j), length_i * length_j))
     return (
         change,
         crowd.total(accepted & unique) / len(pairs),

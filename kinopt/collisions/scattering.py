@@ -38,6 +38,7 @@ __all__ = [
     "noise_of_factor",
     "pair_directions",
     "pool_rows",
+    "relative_speed",
     "scatter_pairs",
     "scattered",
 ]
@@ -82,17 +83,23 @@ def pair_directions(
     return gaussian / jnp.sqrt(length_sq)
 
 
+def relative_speed(
+    g_i: Float[Array, "pairs features"], g_j: Float[Array, "pairs features"], crowd: Crowd = WHOLE
+) -> Float[Array, " pairs"]:
+    """g_r = |g_i - g_j|, from differences taken directly."""
+    g_ij = g_j - g_i
+    return square_root(crowd.over_features(jnp.sum(g_ij * g_ij, axis=1)))
+
+
 def scattered(
     g_i: Float[Array, "pairs features"],
     g_j: Float[Array, "pairs features"],
+    g_r: Float[Array, " pairs"],
     n_ij: Float[Array, "pairs features"],
     restitution: Number,
-    crowd: Crowd = WHOLE,
 ) -> Float[Array, "pairs features"]:
     """(dg)_ij, what a collision does to neuron i; neuron j gets the opposite (Eq. 6)."""
-    g_ij = g_j - g_i
-    g_r = square_root(crowd.over_features(jnp.sum(g_ij * g_ij, axis=1, keepdims=True)))
-    return (g_ij + restitution * g_r * n_ij) / 2
+    return (g_j - g_i + restitution * g_r[:, None] * n_ij) / 2
 
 
 def scatter_pairs(
@@ -142,7 +149,8 @@ def scatter_pairs(
         swapped = neurons[a] > neurons[b]
         i, j = jnp.where(swapped, b, a), jnp.where(swapped, a, b)
         n_ij = draw(neurons[i], neurons[j])
-        dg = weight(i, j)[:, None] * scattered(g[i], g[j], n_ij, restitution, crowd)
+        g_r = relative_speed(g[i], g[j], crowd)
+        dg = weight(i, j)[:, None] * scattered(g[i], g[j], g_r, n_ij, restitution)
         dg = jnp.where((n <= total)[:, None], dg, 0)
         return done + chunk, change.at[i].add(dg).at[j].add(-dg)
 
