@@ -5,10 +5,10 @@ the head of 10 neurons; every candidate starts with empty caches, and they take 
 medians of the ratios to Adam within a turn, with 95 % intervals from seven turns on.
 
 On a CPU the time is that of XLA's code generation and grows with the number of kernels it makes,
-which a row counts: Adam is one elementwise pass over each leaf, nothing else has so few. JAX's
-random generator, a loop of its own wherever a descent draws, and numbers that are one for the whole
-tree (energy, counters, conditions of a bounce) each take a kernel, however little they compute. So
-does each half of a sum over more than 32 numbers.
+which a row counts: Adam is one elementwise pass over each leaf, nothing else has so few. The random
+generator, a loop of its own wherever it is used, and numbers that are one for the whole tree
+(energy, counters, conditions of a bounce) each take a kernel, however little they compute. So does
+each half of a sum over more than 32 numbers.
 
 Reproduces: nothing.
 Needs: nothing.
