@@ -93,9 +93,9 @@ def test_explicit_axes_need_no_jit(make):
 @pytest.mark.parametrize(
     ("make", "spec"),
     [
-        *(pytest.param(COLLISIONS["soft"], spec, id=f"{n}-soft") for n, spec in LAYOUTS.items()),
+        pytest.param(COLLISIONS[law], LAYOUTS[name], id=f"{name}-{law}")
         # One that cuts both, for the law that takes longest.
-        pytest.param(COLLISIONS["hard"], LAYOUTS["both"], id="both-hard"),
+        for name, law in (("both", "soft"), ("neurons over two axes", "soft"), ("both", "hard"))
     ],
 )
 def test_auto_axes_with_sharding_give_the_unsharded_result(make, spec):
