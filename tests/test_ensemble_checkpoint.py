@@ -71,10 +71,10 @@ def reference():
 
 @pytest.mark.slow
 def test_a_kill_before_any_write_changes_nothing(reference, tmp_path, monkeypatch):
-    """The process ends before its third write, the next before its fourth, and so on."""
+    """The process ends before its third write, the next before its sixth, its ninth, and so on."""
     real, kills = os.replace, 0
     while True:
-        left = [3 + kills % 3]
+        left = [3 + 3 * (kills % 3)]
 
         def replace(source, target, left=left):
             left[0] -= 1

@@ -105,15 +105,15 @@ def test_a_double_well_and_what_does_not_arrive():
     assert int(assigned.num_lost) == 3
     assert assigned.nearest[5:].tolist() == [-1, -1]
     one = basins.discover(_two, jnp.array([[1.1]]))
-    assert basins.assign(_two, points[:5], one).label.tolist() == [-1, -1, -1, 1, 1]
-    short = basins.assign(_two, points[:1], found, num_steps=1)
-    assert short.label.tolist() == [-1]
+    assert basins.assign(_two, points, one).label.tolist() == [-1, -1, -1, 1, 1, -1, -1]
+    short = basins.assign(_two, points, found, num_steps=1)
+    assert short.label.tolist() == [-1] * 7
     assert np.isnan(short.differs_nearest)
     both = basins.discover(_two, jnp.array([[-1.1], [1.1]]), symmetry=jnp.abs)
-    folded = basins.assign(_two, points[:5], both, symmetry=jnp.abs)
-    assert folded.label.tolist() == [1, 1, -1, 1, 1]
+    folded = basins.assign(_two, points, both, symmetry=jnp.abs)
+    assert folded.label.tolist() == [1, 1, -1, 1, 1, -1, -1]
     none = basins.discover(_two, jnp.array([[0.0]]))
-    assert basins.assign(_two, points[:2], none).label.tolist() == [-1, -1]
+    assert basins.assign(_two, points, none).label.tolist() == [-1] * 7
 
 
 @pytest.mark.slow
