@@ -31,7 +31,7 @@ halves of the seeds.
 
 Reproduces: BBI, section 4.3, Figs. 5 and 6, Eqs. 10 and 18.
 Needs: nothing.
-Takes: smoke 1 min; laptop 10 min; paper 1 h on 2 cores.
+Takes: smoke 30 s; laptop 10 min; paper 1 h on 2 cores.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ pieces and from many, each of 40 relaxation times.
 
 Reproduces: nothing; the papers judge no mixing.
 Needs: nothing.
-Takes: smoke 1.5 min; laptop 6 min on 2 cores.
+Takes: smoke 30 s; laptop 6 min on 2 cores.
 Scale: wells in one and two dimensions.
 """
 
