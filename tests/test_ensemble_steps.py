@@ -73,7 +73,8 @@ def test_the_best_parameters_are_those_of_the_best_value():
         assert result.best_params.tolist() == [5.0, 5.0, 7.0, 0.0]
         assert result.best_value.tolist() == [0.0, 0.0, 4.0, 25.0]
         assert result.params.tolist() == [11.0, 12.0, 16.0, 0.0]
-    broken = clock(lambda x: jnp.where(x > 5, -jnp.inf, 10 - x), [2.0, 8.0])
+    broken = clock(lambda x: jnp.where(x > 5, -jnp.inf, 10 - x), [-3.0, 8.0])
+    assert broken.outcome.tolist() == [-1, -1]
     assert broken.best_params.tolist() == [5.0, 8.0]
 
 
