@@ -3,10 +3,10 @@
     python -m tests.several_hosts PROCESS NUM_PROCESSES PORT RESULT
 
 Every process has four of the devices of one mesh, over which the neurons of both layers are spread.
-With one process it has all eight, and the same program is the reference.
+With one process it has all eight, and the same program is the reference. XLA_FLAGS must not set a
+number of devices: it would override this one.
 """
 
-import os
 import sys
 
 DEVICES = 8
@@ -90,5 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.pop("XLA_FLAGS", None)  # a number of simulated devices would override this one
     main()

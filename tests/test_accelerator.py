@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(
 CPU = jax.local_devices(backend="cpu")[0]
 DEVICE = jax.local_devices()[0]
 KINDS = [case for case in CASES if not case.is_variant]
+if ANY:  # which shows that these tests run; what a CPU computes the battery knows
+    KINDS = KINDS[::2]
 every_case = pytest.mark.parametrize("case", KINDS if ANY else CASES, ids=lambda case: case.name)
 every_kind = pytest.mark.parametrize("case", KINDS, ids=lambda case: case.name)
 

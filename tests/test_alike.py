@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import demo, showcase
+from benchmarks import demo
 from benchmarks.evidence import _committee, _expected_problems, alike, expected
 from benchmarks.evidence._alike_reading import comparisons
 from benchmarks.evidence._committee import METHODS, Size, teacher_units, train
@@ -197,11 +197,3 @@ def test_the_demo_says_in_one_line_what_collisions_change():
     rows.append(row | {"method": "sgd + hard", "test_accuracy": [[0.5], [0.59]]})
     line = demo.headline(rows)
     assert "-0.50 ± 0.50 (sgd + hard) to +2.00 ± 1.00 (sgd + soft)" in line
-
-
-@pytest.mark.slow
-def test_the_pictures_of_the_demo(tmp_path, capsys):
-    showcase.show(tmp_path, num_seeds=2, num_runs=50)
-    for name in ("committee.png", "basins.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert "50 seeds between two basins" in capsys.readouterr().out

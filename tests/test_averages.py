@@ -166,15 +166,17 @@ def test_two_gaussians_are_told_apart():
 
 @pytest.mark.slow
 def test_errors_between_chains_are_of_the_right_size():
-    scores = []
-    for key in range(20):
-        found = kinopt.canonical(
-            lambda x: jnp.sum(x**2) / 2, jnp.ones(2), 1.0, num_steps=500, key=key, refuse=False
-        )
-        scores.append((found.mean - 1)[0] / found.standard_error[0])
-    # Of 20 values of Student's t with 7 degrees of freedom, whose median is 0.71: errors a third or
-    # thrice as large are refused. A mean square would be made by one or two of them.
-    assert 0.3 < np.median(np.abs(scores)) < 1.5
+    def loss(x):
+        return jnp.sum(x**2) / 2
+
+    settings = {"num_steps": 500, "refuse": False}
+    runs = [kinopt.canonical(loss, jnp.ones(2), 1.0, key=key, **settings) for key in range(12)]
+    means = np.array([found.mean[0] for found in runs])
+    said = np.sqrt(np.mean([found.standard_error[0] ** 2 for found in runs]))
+    # Of F with 11 and 12 x 7 degrees of freedom: single scores have the long tails of t with 7.
+    low, high = np.sqrt(stats.f.ppf([5e-4, 1 - 5e-4], 11, 84))
+    assert low < np.std(means, ddof=1) / said < high
+    near(means.mean(), 1, said / np.sqrt(12))
 
 
 @pytest.mark.slow

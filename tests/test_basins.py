@@ -64,7 +64,7 @@ def test_wilson_interval_is_scipys(k, rest):
 
 
 @pytest.mark.slow
-@given(st.lists(st.integers(-1, 3), max_size=40))
+@given(st.lists(st.integers(-1, 3), min_size=20, max_size=20))
 def test_statistics_count_every_seed_once(outcome):
     found = basins.statistics(jnp.array(outcome, jnp.int32), 3)
     assert found.counts.tolist() == [outcome.count(k) for k in (1, 2, 3)]

@@ -18,10 +18,6 @@ import kinopt
 import tests.registry as registry
 from tests.registry import CASES, Case, loss, parameters, step
 
-on_a_mesh = pytest.mark.parametrize(
-    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
-)
-
 
 def slow_if(case: Case):
     return [pytest.mark.slow] if case.is_variant else []
@@ -32,6 +28,14 @@ every_case = pytest.mark.parametrize(
 )
 every_kind = pytest.mark.parametrize(  # asks nothing of what differs between variants
     "case", [pytest.param(case, id=case.name) for case in CASES if not case.is_variant]
+)
+every_odd_leaf = pytest.mark.parametrize(  # variants of a collision are made for a kernel only
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=slow_if(case))
+        for case in CASES
+        if case.needs_value or not case.is_variant
+    ],
 )
 every_state = pytest.mark.parametrize(  # asks of arguments and state only, whatever the law
     "case",
@@ -94,14 +98,7 @@ def run(tx, one, params, steps=3):
     return params, state
 
 
-ALL_TYPES = [
-    ("float16", False),
-    ("bfloat16", False),
-    ("float32", False),
-    ("float32", True),
-    ("float64", True),
-]
-FEW_TYPES = [("bfloat16", False), ("float32", True)]  # the least precise, and where they mix
+TYPES = [("bfloat16", False), ("float32", True), ("float64", True)]  # the second: where they mix
 
 
 @pytest.mark.parametrize(
@@ -111,10 +108,10 @@ FEW_TYPES = [("bfloat16", False), ("float32", True)]  # the least precise, and w
             case,
             *types,
             id=f"{case.name}-{types[0]}-{types[1]}",
-            marks=[] if types in FEW_TYPES and not case.is_variant else [pytest.mark.slow],
+            marks=slow_if(case) or ([pytest.mark.slow] if types == TYPES[-1] else []),
         )
         for case in CASES
-        for types in (FEW_TYPES if case.is_variant else ALL_TYPES)
+        for types in (TYPES[1:2] if case.is_variant else TYPES)
     ],
 )
 def test_types_are_stable(case: Case, dtype, x64):
@@ -214,7 +211,7 @@ def test_missing_arguments_are_explained(case: Case):
             tx.update(grads, state, params)
 
 
-@every_case
+@every_kind
 def test_eager_equals_jit(case: Case):
     params, (tx, one) = parameters(), compiled(case)
     eager, _ = step(tx, params, tx.init(params))
@@ -345,25 +342,12 @@ def test_flax_serialization_resumes_bit_for_bit(case: Case):
     assert_equal(one(params, restored), one(params, state))
 
 
-@pytest.mark.parametrize(
-    ("case", "kind"),
-    [
-        pytest.param(
-            case,
-            kind,
-            id=f"{kind}-{case.name}",
-            marks=[pytest.mark.slow] if case.is_variant or kind is AxisType.Auto else [],
-        )
-        for case in CASES
-        for kind in (AxisType.Explicit, AxisType.Auto)
-        if kind is AxisType.Explicit or not case.is_variant  # laws know nothing of the kind
-    ],
-)
-def test_sharded_equals_whole(case: Case, kind):
+@every_case
+def test_sharded_equals_whole(case: Case):
     params, (tx, one) = parameters(), compiled(case)
     value, grads = jax.value_and_grad(loss)(params)
     expected, _ = one(params, tx.init(params))
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         specs = {
             "body": {"kernel": P("x", "y"), "bias": P("y")},
@@ -376,9 +360,8 @@ def test_sharded_equals_whole(case: Case, kind):
         update = jax.jit(lambda g, s, p, v: tx.update(g, s, p, value=v))
         updates, after = update(grads, state, params, value)
         assert_equal(updates, expected, atol=10 * case.rounding)
-        if kind is AxisType.Explicit:
-            assert types(updates) == types(params)
-            assert types(after) == types(state)
+        assert types(updates) == types(params)
+        assert types(after) == types(state)
 
 
 @every_state
@@ -407,7 +390,7 @@ def test_sharded_init_with_out_shardings(case: Case):
     assert_equal(updates, expected, atol=10 * case.rounding)
 
 
-@every_case
+@every_odd_leaf
 def test_odd_leaves_pass(case: Case):
     """Integers, 0-d, empty, single neurons: no NaN, and untouched where nothing can move them."""
     params = {
@@ -505,10 +488,9 @@ def test_an_nnx_model_with_sharding_metadata(case: Case):
 
 
 @every_state
-@on_a_mesh
-def test_a_linen_train_state_with_boxed_parameters(case: Case, kind):
+def test_a_linen_train_state_with_boxed_parameters(case: Case):
     """The recipe of Flax: the sharding of a whole train state, from the boxes of its parameters."""
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Explicit,) * 2)
     boxed = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "x"))
     net, x, tx = nn.Dense(4, kernel_init=boxed), jnp.ones((6, 8)), case.make()
 

@@ -48,19 +48,3 @@ def test_the_trainer_hands_both_numbers_to_the_optimizer():
     length = float(jnp.sqrt(sum(jax.tree.leaves(moved))))
     drift = stats.potential / stats.energy * jnp.sqrt(stats.momentum_sq)  # Eq. 12
     assert length == pytest.approx(0.1 * float(drift), rel=1e-3)
-
-
-@pytest.mark.slow
-def test_rows_make_a_table_a_headline_and_a_picture():
-    settings = images.PRESETS["smoke"]
-    place = {"settings": dataclasses.asdict(settings), "date": "today"}
-    rows = [{**row, **place} for row in images.run(settings)]
-    tuning = [row for row in rows if row["stage"] == "tuning"]
-    assert len(tuning) == 2 * len(images.METHODS)
-    assert sum(row["chosen"] for row in tuning) == len(images.METHODS)
-    trained = [row for row in rows if row["stage"] == "test"]
-    assert [row["method"] for row in trained] == list(images.METHODS)
-    assert all(0 < row["test_accuracy"][-1] < 1 for row in trained)
-    assert "SGD 99.166" in images.table(rows)
-    assert images.headline(rows).startswith("mnist: sgd")
-    assert images.plot(rows).axes

@@ -61,16 +61,3 @@ def test_the_walk_of_sgd_is_that_of_a_plain_loop():
         momentum = 0.9 * momentum + np.array(batches.curvature) * (theta - bottom)
         theta = theta - 0.1 * momentum
         np.testing.assert_allclose(found, theta, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_rows_make_a_table_a_headline_and_a_picture():
-    settings = stochastic.PRESETS["smoke"]
-    place = {"settings": dataclasses.asdict(settings), "date": "today"}
-    rows = [{**row, **place} for row in stochastic.run(settings)]
-    kinds = [row["kind"] for row in rows]
-    assert kinds == 2 * ["energy"] + 2 * ["steady state"] + 3 * ["diffusion"]
-    assert all(row["chosen"]["rate"] == 0.03 for row in rows[4:])
-    assert "Eq. 48 to" in stochastic.headline(rows)
-    assert "SGD with momentum" in stochastic.table(rows)
-    assert stochastic.plot(rows).axes

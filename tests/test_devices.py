@@ -31,13 +31,12 @@ LAYOUTS = {
     "both": P("y", "x"),
     "neurons over two axes": P(None, ("x", "y")),
 }
-every_collision = pytest.mark.parametrize("make", COLLISIONS.values(), ids=COLLISIONS.keys())
 KINDS = ["soft", "soft, cells", "hard", "hard, matching"]  # all that ask differently who meets whom
 
 
-def laid_out(*layouts):
-    """Every law where both axes are cut, and one of each kind in these layouts."""
-    cut = [(law, "both") for law in COLLISIONS] + [(law, name) for name in layouts for law in KINDS]
+def laid_out(*layouts, laws=KINDS):
+    """These laws in each of these layouts."""
+    cut = [(law, name) for name in layouts for law in laws]
     params = [pytest.param(COLLISIONS[law], LAYOUTS[name], id=f"{name}-{law}") for law, name in cut]
     return pytest.mark.parametrize(("make", "spec"), params)
 
@@ -70,6 +69,7 @@ def unsharded(make):
 @laid_out("neurons", "features", "neurons over two axes")
 @pytest.mark.slow
 def test_explicit_axes_give_the_unsharded_result(make, spec):
+    """The battery cuts both axes, for every law."""
     (w, g), tx = gas(), make()
     mesh = mesh_of(AxisType.Explicit)
     with jax.set_mesh(mesh):
@@ -93,9 +93,9 @@ def test_explicit_axes_need_no_jit(make):
 @pytest.mark.parametrize(
     ("make", "spec"),
     [
-        *(pytest.param(COLLISIONS["soft"], spec, id=f"{n}-soft") for n, spec in LAYOUTS.items()),
+        pytest.param(COLLISIONS[law], LAYOUTS[name], id=f"{name}-{law}")
         # One that cuts both, for the law that takes longest.
-        pytest.param(COLLISIONS["hard"], LAYOUTS["both"], id="both-hard"),
+        for name, law in (("both", "soft"), ("neurons over two axes", "soft"), ("both", "hard"))
     ],
 )
 def test_auto_axes_with_sharding_give_the_unsharded_result(make, spec):
@@ -108,7 +108,7 @@ def test_auto_axes_with_sharding_give_the_unsharded_result(make, spec):
     assert_near(result, unsharded(make))
 
 
-@laid_out("neurons")
+@laid_out("both", laws=[*KINDS, "hard, blocks", "hard, gaussian"])
 @pytest.mark.slow
 def test_inside_shard_map(make, spec):
     w, g = gas()
@@ -131,11 +131,11 @@ def test_inside_shard_map(make, spec):
     assert_near(result, unsharded(make), tolerance(make))
 
 
-@every_collision
+@laid_out("neurons", laws=[*KINDS, "soft, hashed cells", "hard, cells", "hard, metropolis"])
 @pytest.mark.slow
-def test_inside_a_shard_map_that_keeps_account_of_what_varies(make):
+def test_inside_a_shard_map_that_keeps_account_of_what_varies(make, spec):
     w, g = gas()
-    tx, spec = make(sharding=LAYOUTS["neurons"]), LAYOUTS["neurons"]
+    tx = make(sharding=spec)
     mesh = mesh_of(AxisType.Auto)
 
     def update(g, w):
@@ -145,28 +145,33 @@ def test_inside_a_shard_map_that_keeps_account_of_what_varies(make):
     assert_near(jax.jit(update)(g, w), unsharded(make)[0], tolerance(make))
 
 
+STACKED, KERNEL = kinopt.NeuronAxes(2, 1), kinopt.NeuronAxes(2, (0, 1))
+COMPOSITE = kinopt.NeuronAxes((1, 2))
+
+
 @pytest.mark.parametrize(
-    ("law", "spec"),
+    ("law", "axes", "spec"),
     [
-        ("soft, cells", P("y", "x", None)),
-        ("soft, cells", P(None, "y", "x")),
-        ("soft, cells", P("x", None, "y")),
-        ("hard", P("x", None, "y")),
+        ("soft, cells", STACKED, P("y", "x", None)),
+        ("soft, cells", STACKED, P("x", None, "y")),
+        ("soft, cells", KERNEL, P("y", "x", None)),
+        ("soft, cells", COMPOSITE, P(None, "y", "x")),
+        ("hard", KERNEL, P("x", None, "y")),
+        ("hard", COMPOSITE, P("x", None, "y")),
     ],
     ids=str,
 )
 @pytest.mark.slow
-def test_batch_axes_and_composite_neurons(law, spec):
+def test_batch_axes_and_composite_neurons(law, axes, spec):
     """Two stacked layers, and a convolution's kernel with cut reduction axes."""
     w, g = gas(neurons=8, features=4, batch=(4,))
-    for axes in (kinopt.NeuronAxes(2, 1), kinopt.NeuronAxes(2, (0, 1)), kinopt.NeuronAxes((1, 2))):
-        tx = COLLISIONS[law](neuron_axes=axes)
-        expected = jax.jit(tx.update)(g, tx.init(w), w)
-        mesh = mesh_of(AxisType.Explicit)
-        with jax.set_mesh(mesh):
-            parts = jax.device_put((w, g), NamedSharding(mesh, spec))
-            result = jax.jit(tx.update)(parts[1], jax.jit(tx.init)(parts[0]), parts[0])
-        assert_near(result, expected)
+    tx = COLLISIONS[law](neuron_axes=axes)
+    expected = jax.jit(tx.update)(g, tx.init(w), w)
+    mesh = mesh_of(AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        parts = jax.device_put((w, g), NamedSharding(mesh, spec))
+        result = jax.jit(tx.update)(parts[1], jax.jit(tx.init)(parts[0]), parts[0])
+    assert_near(result, expected)
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])

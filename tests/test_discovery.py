@@ -137,16 +137,6 @@ def test_the_four_minima_of_seven_particles():
     np.testing.assert_allclose(found.log_det, np.log(sizes).sum(axis=1), rtol=1e-8)
 
 
-@pytest.mark.slow
-def test_the_lowest_of_thirteen_particles():
-    rng = np.random.default_rng(0)
-    points = jnp.asarray(rng.uniform(-1.5, 1.5, (100, 39)))
-    found = basins.discover(landscapes.lennard_jones(13), points, symmetry=basins.rigid_motions())
-    np.testing.assert_allclose(found.values[0], -44.326801, atol=6e-7)
-    np.testing.assert_allclose(found.values[1], -41.471980, atol=6e-7)
-    assert (found.num_zero_modes == 6).all()
-
-
 INPUTS = np.random.default_rng(5).normal(size=(40, 2))
 
 
@@ -243,19 +233,13 @@ def _chain(n: int, flat: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat", [0, 5])
-def test_determinants_from_products_are_those_of_all_eigenvalues(flat):
+def test_determinants_from_products_are_those_of_all_eigenvalues():
+    flat = 5
     loss, sizes = _chain(400, flat)
-    if flat:
-        points = jnp.asarray(np.random.default_rng(10).normal(size=(2, 400)))
-        found = basins.discover(loss, points, symmetry=lambda x: loss(x))
-        assert found.hessians is None
-        assert found.label.tolist() == [1, 1]
-    else:  # at rest already
-        x = jnp.zeros((1, 400))
-        kept, found = curvature.minima(loss, x, x, 1e-3, jax.random.key(0))
-        assert kept.tolist() == [True]
-        assert found.hessian is None
+    points = jnp.asarray(np.random.default_rng(10).normal(size=(2, 400)))
+    found = basins.discover(loss, points, symmetry=lambda x: loss(x))
+    assert found.hessians is None
+    assert found.label.tolist() == [1, 1]
     assert abs(found.num_zero_modes[0] - flat) <= 4 * np.sqrt(2 * flat / 16)
     exact = np.log(sizes[flat:]).sum()
     assert 0 < found.log_det_error[0] < 0.05 * abs(exact)

@@ -58,7 +58,8 @@ def run_hosts(count: int, devices: int, folder: pathlib.Path) -> None:
     environment = dict(os.environ) | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # The last of two numbers of devices counts.
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
     }
     hosts = [
         subprocess.Popen(

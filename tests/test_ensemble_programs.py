@@ -99,13 +99,14 @@ KINDS = {
     "own vjp": lambda data: {"loss_fn": with_own_vjp(data)},
     "partial": lambda data: {"loss_fn": functools.partial(squares, data)},
     "instance": lambda data: {"loss_fn": Loss(data)},
-    "bound method": lambda data: {"loss_fn": Loss(data).method},
-    "cycle": lambda data: {"loss_fn": Cycle(data).bound},
+    "cycle, bound method": lambda data: {"loss_fn": Cycle(data).bound},
     "slots": lambda data: {"loss_fn": Slots(data)},
     "no hash": lambda data: {"loss_fn": Changeable(data)},
-    "optimizer": lambda data: {"optimizer": lambda key: optax.sgd(0.1 * data.x[0])},
     "schedule": lambda data: {"optimizer": optax.sgd(lambda count: 0.01 * data.x[0])},
-    "stop": lambda data: {"stop": lambda x, value: jnp.where(value < data.x[0], 1, 0)},
+    "factory, stop": lambda data: {
+        "optimizer": lambda key: optax.sgd(0.1 * data.x[0]),
+        "stop": lambda x, value: jnp.where(value < data.x[0], 1, 0),
+    },
 }
 
 
@@ -164,8 +165,15 @@ def compiled(caplog):
     return [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
 
 
-@pytest.mark.parametrize("function", [ensemble.run, ensemble.trajectories])
-@pytest.mark.parametrize("kind", ["function", "bound method", "factory"])
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (ensemble.run, "function"),
+        (ensemble.run, "bound method"),
+        (ensemble.run, "factory"),
+        (ensemble.trajectories, "factory"),
+    ],
+)
 def test_the_second_call_traces_and_compiles_nothing(function, kind, caplog):
     traced = []
 

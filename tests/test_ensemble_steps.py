@@ -73,12 +73,12 @@ def test_the_best_parameters_are_those_of_the_best_value():
         assert result.best_params.tolist() == [5.0, 5.0, 7.0, 0.0]
         assert result.best_value.tolist() == [0.0, 0.0, 4.0, 25.0]
         assert result.params.tolist() == [11.0, 12.0, 16.0, 0.0]
-    broken = clock(lambda x: jnp.where(x > 5, -jnp.inf, 10 - x), [2.0, 8.0])
+    broken = clock(lambda x: jnp.where(x > 5, -jnp.inf, 10 - x), [-3.0, 8.0])
+    assert broken.outcome.tolist() == [-1, -1]
     assert broken.best_params.tolist() == [5.0, 8.0]
 
 
-@pytest.mark.parametrize("num_steps", [0, 1, 4, 5])
-@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize(("num_steps", "chunk"), [(0, 4), (1, 4), (4, 1), (4, 4), (5, 4)])
 def test_num_steps_is_the_number_of_updates(num_steps, chunk):
     result = clock(rising, [1.0, 2.0, 3.0], num_steps=num_steps, chunk=chunk)
     assert result.params.tolist() == [1.0 + num_steps, 2.0 + num_steps, 3.0 + num_steps]
@@ -87,7 +87,7 @@ def test_num_steps_is_the_number_of_updates(num_steps, chunk):
     assert result.outcome.tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 20])
+@pytest.mark.parametrize("chunk", [1, 4])
 @pytest.mark.slow
 def test_a_stop_rule_wins_over_the_last_step_and_loses_to_a_failure(chunk):
     """Asked from the first update on, at the last one too."""
@@ -128,7 +128,7 @@ def test_an_interrupted_run_keeps_the_order(monkeypatch):
     assert result.num_steps.tolist() == lengths[result.seed].tolist()
 
 
-@pytest.mark.parametrize("every", [1, 2, 9, 10])
+@pytest.mark.parametrize("every", [1, 2, 10])
 def test_records_are_what_they_say(every):
     path = ensemble.trajectories(
         lambda x: 2 * x, UP, jnp.array([0.0, 5.0]), KEYS[:2], num_steps=9, every=every, stacked=True
@@ -160,10 +160,7 @@ class TestComplex:
 
     @pytest.mark.parametrize(
         "make",
-        [
-            optax.adam,
-            *(pytest.param(f, marks=pytest.mark.slow) for f in (optax.sgd, optax.rmsprop)),
-        ],
+        [optax.adam, optax.sgd],
         ids=lambda f: f.__name__,
     )
     @pytest.mark.slow
@@ -216,8 +213,7 @@ class TestComplex:
 @pytest.mark.parametrize(
     ("shape", "number", "lengths"),
     [
-        pytest.param((3,), 7, [3, 3, 1], marks=pytest.mark.slow),
-        pytest.param((2, 2), 7, [2, 2, 2, 1], marks=pytest.mark.slow),
+        ((3,), 7, [3, 3, 1]),
         ((2, 2), 3, [1, 1, 1, 0]),
     ],
     ids=str,
@@ -251,27 +247,6 @@ def test_a_mesh_that_is_set_changes_nothing(kind):
 
 
 @pytest.mark.slow
-def test_a_lane_may_be_spread_by_vmap():
-    """`spmd_axis_name` names the mesh axis of a vmap around an update that draws when it must."""
-    mesh = jax.make_mesh((2,), ("seeds",), axis_types=(AxisType.Auto,))
-    optimizer = lambda key: kinopt.bbi(0.1, fixed_bounce_every=2, key=key)  # noqa: E731
-
-    def end(key):
-        x, tx = jnp.array([1.0, -1.0]), optimizer(key)
-        state = tx.init(x)
-        for _ in range(5):
-            value, grad = jax.value_and_grad(lambda x: jnp.sum(x**2))(x)
-            updates, state = tx.update(grad, state, x, value=value)
-            x = optax.apply_updates(x, updates)
-        return x
-
-    expected = jax.jit(jax.vmap(end))(KEYS[:4])
-    with jax.set_mesh(mesh):
-        spread = jax.jit(jax.vmap(end, spmd_axis_name="seeds"))(KEYS[:4])
-    np.testing.assert_allclose(spread, expected, rtol=1e-5)
-
-
-@pytest.mark.slow
 def test_under_strict_promotion():
     """Of ranks and of types."""
     basins = kinopt.landscapes.two_basins()
@@ -294,24 +269,13 @@ def test_signatures_say_none_for_doubt():
         assert inspect.signature(function).parameters["stacked"].default is None
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        pytest.param("bbi", marks=pytest.mark.slow),
-        pytest.param("soft", marks=pytest.mark.slow),
-        "isokinetic",
-    ],
-)
 @pytest.mark.slow
-def test_what_is_not_kept_changes_nothing_else(optimizer):
+def test_what_is_not_kept_changes_nothing_else():
     """Least of all the statistics of a state, which are not even computed then."""
 
     def made(key):
-        return {
-            "bbi": lambda: kinopt.bbi(0.02, extra_energy=0.1, patience=7, key=key),
-            "soft": lambda: optax.chain(kinopt.soft_collision(0.1), optax.sgd(0.1)),
-            "isokinetic": lambda: kinopt.isokinetic(0.05, key=key),
-        }[optimizer]()
+        bbi = kinopt.bbi(0.02, extra_energy=0.1, patience=7, key=key)
+        return optax.chain(kinopt.soft_collision(0.1), bbi)
 
     def loss(w):
         return jnp.sum((w - jnp.arange(12.0).reshape(4, 3)) ** 2) / 12

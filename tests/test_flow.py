@@ -31,7 +31,7 @@ def _four():
 @pytest.mark.slow
 def test_himmelblau_flows_as_a_fine_integration_does():
     """By LSODA with tolerances of 1e-10; a quench leads elsewhere from some of the points."""
-    points = np.random.default_rng(0).uniform(-5, 5, (120, 2))
+    points = np.random.default_rng(0).uniform(-5, 5, (40, 2))
     found = _four()
     slope = jax.jit(jax.grad(HIMMELBLAU.fn))
     truth = []
@@ -105,15 +105,15 @@ def test_a_double_well_and_what_does_not_arrive():
     assert int(assigned.num_lost) == 3
     assert assigned.nearest[5:].tolist() == [-1, -1]
     one = basins.discover(_two, jnp.array([[1.1]]))
-    assert basins.assign(_two, points[:5], one).label.tolist() == [-1, -1, -1, 1, 1]
-    short = basins.assign(_two, points[:1], found, num_steps=1)
-    assert short.label.tolist() == [-1]
+    assert basins.assign(_two, points, one).label.tolist() == [-1, -1, -1, 1, 1, -1, -1]
+    short = basins.assign(_two, points, found, num_steps=1)
+    assert short.label.tolist() == [-1] * 7
     assert np.isnan(short.differs_nearest)
     both = basins.discover(_two, jnp.array([[-1.1], [1.1]]), symmetry=jnp.abs)
-    folded = basins.assign(_two, points[:5], both, symmetry=jnp.abs)
-    assert folded.label.tolist() == [1, 1, -1, 1, 1]
+    folded = basins.assign(_two, points, both, symmetry=jnp.abs)
+    assert folded.label.tolist() == [1, 1, -1, 1, 1, -1, -1]
     none = basins.discover(_two, jnp.array([[0.0]]))
-    assert basins.assign(_two, points[:2], none).label.tolist() == [-1, -1]
+    assert basins.assign(_two, points, none).label.tolist() == [-1] * 7
 
 
 @pytest.mark.slow
@@ -168,11 +168,10 @@ def test_nudged_paths_reach_himmelblaus_saddles():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [1, 5])
-def test_a_double_well_in_n_dimensions(n):
+def test_a_double_well_in_five_dimensions():
     """(x^2 - 1)^2 + x/5 in the first, which a shear bends into all others: its top is known."""
     top = np.sort(np.roots([4, 0, -4, 0.2]).real)[1]
-    shear = np.arange(1, n) / 2
+    shear = np.arange(1, 5) / 2
 
     def loss(x):
         valley = jnp.sum((x[1:] - shear * x[0] ** 2) ** 2)

@@ -12,13 +12,18 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+def without_devices(flags: str) -> str:
+    """The tests' settings of the compiler; how many devices there are is up to the processes."""
+    return " ".join(flag for flag in flags.split() if "device_count" not in flag)
+
+
 def run_together(processes: int, result: pathlib.Path) -> dict[str, np.ndarray]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "tests.several_hosts"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment.pop("XLA_FLAGS", None)
+    environment["XLA_FLAGS"] = without_devices(os.environ["XLA_FLAGS"])
     started = [
         subprocess.Popen(
             [*command, str(n), str(processes), str(port), str(result)],

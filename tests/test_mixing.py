@@ -13,20 +13,18 @@ SETTINGS = dataclasses.replace(
     basins.PRESETS["smoke"],
     few_seeds=2000,
     stays=400,
-    stay_steps=50_000,
-    burn_in=12_500,
+    stay_steps=25_000,
+    burn_in=6000,
     bowl_runs=300,
     bowl_steps=5000,
 )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [2, 4])
-def test_the_histogram_of_v_is_the_predicted_density(n):
+def test_the_histogram_of_v_is_the_predicted_density():
     """Noise is below .01 with so many runs; the paper's step is off by .03, for it lags."""
-    distance = {
-        name: basins.potentials(basins.STEPS[name], n, SETTINGS)["ks"] for name in basins.STEPS
-    }
+    steps = ("leapfrog", "paper's step", "paper's step, no rescaling")
+    distance = {name: basins.potentials(basins.STEPS[name], 3, SETTINGS)["ks"] for name in steps}
     assert distance["leapfrog"] < 0.01
     assert 0.02 < distance["paper's step"] < 0.06
     assert distance["paper's step, no rescaling"] > 0.3

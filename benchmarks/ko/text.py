@@ -100,7 +100,7 @@ PRESETS = {
         fine_tuned_most=32,
         fine_tuned_epochs=1,
         methods=("adamw", "hard 0.2, rms"),
-        fine_tuned_methods=("adamw", "hard 0.2, rms"),
+        fine_tuned_methods=("adamw",),
     ),
     "laptop": Settings(),
     "paper": Settings(
