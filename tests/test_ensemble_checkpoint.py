@@ -165,7 +165,7 @@ np.savez(out, *[np.asarray(x, np.float64) for x in jax.tree.leaves(result)])
 
 @pytest.mark.slow
 def test_real_kills_at_random_moments(tmp_path):
-    """Three SIGKILLs; the result is that of a run that nobody killed."""
+    """Ten SIGKILLs; the result is that of a run that nobody killed."""
     whole, part, folder = tmp_path / "whole.npz", tmp_path / "part.npz", tmp_path / "folder"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -178,7 +178,7 @@ def test_real_kills_at_random_moments(tmp_path):
 
     rng = random.Random(0)
     ended = []
-    for _ in range(3):
+    for _ in range(10):
         process, before = started(part, folder, "paced"), written()
         while process.poll() is None and written() <= before:
             time.sleep(0.01)
