@@ -49,7 +49,7 @@ class Settings:
     data: tuple[str, ...] = learning.Settings.data
     methods: tuple[str, ...] = METHODS
     factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
-    num_seeds: int = 6
+    num_seeds: int = 5
     num_steps: int = learning.Settings.num_steps
     num_few: int = learning.Settings.num_few
     seed: int = 1
