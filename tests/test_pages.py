@@ -277,6 +277,17 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     spheres = [f"isokinetic{name}" for name in ("", ", per tensor", ", per neuron")]
     behind = [cell(nets, name, "equation") for name in spheres]
     assert 0 < behind[0] < behind[1] < behind[2]
+    ratios, annealed = "evidence.ratios", ("adamw, annealed", "isokinetic, annealed")
+    for name in ("shift", "six", "mixture"):
+        for figure in ("error", "deviation"):
+            adam, ecd = (cell(ratios, row, f"{name}, {figure}") for row in ("adam", "ecd"))
+            assert adam < ecd, "neither ahead nor steadier"
+        tensor = cell(ratios, "ecd, per tensor", f"{name}, deviation")
+        assert adam < tensor < ecd, "a sphere for each tensor is steadier than one"
+        adamw, unit = (cell(ratios, row, f"{name}, error") for row in annealed)
+        assert (unit < adamw) == (name != "shift"), "two of the three"
+        adamw, unit = (cell(ratios, row, f"{name}, deviation") for row in annealed)
+        assert unit > 1.95 * adamw, "with twice the spread or more"
     ratio = "ratio to adam"
     assert cell("speed.steps", "50,000,000 / bbi", ratio) < 1.05
     assert cell("speed.steps", "50,000,000 / ecdsep", ratio) > 5
