@@ -60,12 +60,12 @@ class Encoder(linen.Module):
     """Sentences to vectors."""
 
     num_layers: int = LAYERS
-    num_words: int = WORDS
+    num_words: int | None = None  # of the table; None: all there are
 
     @linen.compact
     def __call__(self, words: jax.Array, mask: jax.Array) -> jax.Array:
         """int32 and bool [batch, length] -> [batch, width]."""
-        x = linen.Embed(self.num_words, WIDTH, name="words")(words)
+        x = linen.Embed(self.num_words or WORDS, WIDTH, name="words")(words)
         x = x + linen.Embed(POSITIONS, WIDTH, name="positions")(jnp.arange(words.shape[1]))
         x = x + linen.Embed(TYPES, WIDTH, name="types")(jnp.zeros_like(words))
         x = linen.LayerNorm(EPSILON, name="after_embedding")(x)
