@@ -254,14 +254,13 @@ def _judged(task: Task, few: bool, noise: float, method: str, build, settings: S
     best = int(found.argmax())
     chosen = {name: float(values[best]) for name, values in tried.items()}
     seeds = [1000 * settings.seed + n for n in range(settings.num_seeds)]
+    reached = accuracy(task, few, noise, "test", build, chosen, seeds, settings)
     return {
         "num_train": training_set(task, few, noise, settings.num_few)[1],
         "tried": tried,
         "validation_accuracy": found.round(5),
         "chosen": chosen,
-        "test_accuracy": accuracy(task, few, noise, "test", build, chosen, seeds, settings).round(
-            5
-        ),
+        "test_accuracy": reached.round(5),
     }
 
 

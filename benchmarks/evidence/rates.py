@@ -5,7 +5,7 @@ the other hyperparameters stay. A method that loses little asks for fewer trials
 
 Reproduces: nothing.
 Needs: what `evidence.learning` needs, and its rows.
-Takes: smoke 1 min; laptop 30 min on 2 cores; paper 4 h (estimated).
+Takes: smoke 10 s; laptop 10 min on 2 cores; paper 2 h (estimated).
 Scale: one hidden layer, on vectors or coarse images; large networks are not measured.
 """
 
