@@ -156,6 +156,11 @@ def test_differences_are_paired():
     assert "+0.15 ± 0.03" in table
     assert "**-0.10 ± 0.00**" in table
     assert architectures.headline(rows).endswith("adamw: characters -0.10 ± 0.00")
-    assert len(architectures.plot(rows).axes) == 1
+    other = row("adamw", [2.0, 2.2, 2.1, 2.3]) | {"task": "code"}
+    few = row("isokinetic, per neuron", [1.9, 2.1, 2.0, 2.2]) | {"task": "code"}
+    first, second = architectures.plot([*rows, other, few]).axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["sgd", few["method"]]
+    (line, *_) = second.lines
+    assert line.get_ydata().tolist() == [1]  # beside its name, though others are missing
     assert architectures.table(rows[:1])  # a run that was interrupted
     assert "| diverges" in architectures.table([*rows, rows[1] | {"validation": [4.6, 4.6]}])

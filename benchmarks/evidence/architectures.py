@@ -315,15 +315,17 @@ def plot(rows: list[Row]) -> Figure:
     """Every difference from AdamW, with two standard errors, in those of the task's spread."""
     found = differences(rows)
     tasks = list(grouped(rows, "task"))
-    figure = Figure(figsize=(9, 2 + 0.15 * len(METHODS)), layout="constrained")
-    every = np.atleast_1d(figure.subplots(1, len(tasks)))
+    methods = [name for name in METHODS if any(method == name for _, method in found)]
+    figure = Figure(figsize=(2 + 1.4 * len(tasks), 2 + 0.15 * len(METHODS)), layout="constrained")
+    every = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
     for axes, task in zip(every, tasks, strict=True):
-        here = {method: values for (name, method), values in found.items() if name == task}
+        here = {methods.index(method): x for (name, method), x in found.items() if name == task}
         errors = [2 * values.std(ddof=1) / len(values) ** 0.5 for values in here.values()]
         means = [values.mean() for values in here.values()]
-        axes.errorbar(means, range(len(here)), xerr=errors, fmt="o", ms=4, lw=1)
+        axes.errorbar(means, list(here), xerr=errors, fmt="o", ms=4, lw=1)
         axes.axvline(0, color="black", lw=0.8)
-        axes.set_yticks(range(len(here)), list(here) if axes is every[0] else [""] * len(here))
-        axes.invert_yaxis()
-        axes.set(title=task, xlabel=f"more than {BASE}")
+        axes.set_title(task, fontsize=10)
+    every[0].set_yticks(range(len(methods)), methods)
+    every[0].invert_yaxis()
+    figure.supxlabel(f"more than {BASE}", fontsize=10)
     return figure

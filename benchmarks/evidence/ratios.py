@@ -297,7 +297,9 @@ def plot(rows: list[Row]) -> Figure:
                     ms=4,
                     label=method,
                 )
-        axes.set(title=problem, xlabel="error of the log ratio", xscale="log", yscale="log")
+        axes.set(title=problem, xlabel="error of the log ratio")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("deviation between networks")
-    figure.axes[0].legend(fontsize=7, frameon=False)
+    figure.axes[0].legend(fontsize=7, frameon=False, loc="lower right")
     return figure
