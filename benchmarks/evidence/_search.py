@@ -18,7 +18,7 @@ from benchmarks.evidence.when import TUNING_SEED
 from benchmarks.record import Row
 from kinopt._typing import PyTree, Scalar
 
-__all__ = ["Task", "fit", "searched"]
+__all__ = ["Task", "searched"]
 
 
 class Task(NamedTuple):
