@@ -106,7 +106,8 @@ def isokinetic(
       key: int, typed key or raw key data, for `nu`.
       mu_dtype: type of u; by default that of each parameter. In bfloat16 an entry of u
         keeps no change below 1/512 of itself, so that turns much smaller than that are lost, step
-        after step: look at `kick`, delta, in `kinopt.ecd_stats`.
+        after step: look at `kick`, delta, in `kinopt.ecd_stats`. A step is as long as the schedule
+        says but for the rounding of u, 1/256 at most.
       per_neuron: a sphere for each neuron, and one for all that is in none (biases, scales): each
         turns by its own gradient, and goes sqrt(d_n/d) of the step. One that has none moves on as
         it did, a rare token too.
@@ -196,8 +197,9 @@ def isokinetic(
             turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
         momentum, momentum_sq = momenta.stored(turned, state.momentum, good)
         momentum_sq = momentum_sq.astype(dtype)
-        # One sphere is made good for the rounding of u, and a neuron at rest leaves |u| < 1.
-        drift = jnp.where(good, rate, 0) / (1 if per_neuron else length_of(momentum_sq))
+        # u with its rounding: to divide by its length would take another pass over u, and the next
+        # kick makes the length good.
+        drift = jnp.where(good, rate, 0)
         decay = jnp.where(good, jnp.asarray(weight_decay, dtype) * (rate / peak), 0)
         on = None if params is None else along_leaves(mask, params, True, "mask")
         update = momenta.displacement(drift, momentum, gradient, decay, params, on)

@@ -52,7 +52,16 @@ class Settings:
 COPY, YARDSTICK = "read and written", "adam"
 """The parameters, with their signs changed: what the memory can do; and what others are told in."""
 
-ENERGY = (COPY, YARDSTICK, "sgd, momentum", "bbi", "isokinetic", "ecdsep, nu=0", "ecdsep")
+ENERGY = (
+    COPY,
+    YARDSTICK,
+    "sgd, momentum",
+    "bbi",
+    "isokinetic",
+    "isokinetic, per neuron",
+    "ecdsep, nu=0",
+    "ecdsep",
+)
 
 PRESETS = {
     "smoke": Settings((10_000,), 4, (4, 8), num_turns=6),
@@ -72,6 +81,8 @@ OPTIMIZERS = {
     "bbi, leapfrog": lambda: kinopt.bbi(1e-3, extra_energy=1.0, integrator="leapfrog"),
     "isokinetic": lambda: kinopt.isokinetic(1e-3),
     "isokinetic, decay": lambda: kinopt.isokinetic(1e-3, weight_decay=1e-2),
+    "isokinetic, bfloat16": lambda: kinopt.isokinetic(1e-3, mu_dtype=jnp.bfloat16),
+    "isokinetic, per neuron": lambda: kinopt.isokinetic(1e-3, per_neuron=True),
     "ecdsep, nu=0": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0, nu=0),
     "ecdsep": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0),
     "soft, few neurons; adam": lambda: _before_adam(kinopt.soft_collision(0.1, mask=FEW)),
