@@ -189,7 +189,8 @@ def isokinetic(
         rate, peak = step_lengths(learning_rate, state.count, dtype)
         gap = loss - jnp.asarray(f_min, dtype)
         parts = on_spheres(state.momentum)
-        slopes = parts.inner(gradient, gradient)
+        # The barrier keeps XLA from another sum over all entries.
+        slopes = jax.lax.optimization_barrier(parts.inner(gradient, gradient))
         good = jnp.isfinite(loss) & jnp.isfinite(sum(map(jnp.sum, slopes), jnp.zeros((), dtype)))
         kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2
         turned, delta = kicked(parts, state, gradient, slopes, kappa, gap)
@@ -205,17 +206,16 @@ def isokinetic(
         update = momenta.displacement(drift, momentum, gradient, decay, params, on)
         after = state._replace(
             count=optax.safe_increment(state.count),
-            momentum=momentum,
             momentum_sq=momentum_sq,
             lowest_value=jnp.minimum(loss, state.lowest_value),
             potential=gap,
             kick=delta,
             num_clamped=state.num_clamped + (gap <= 0).astype(jnp.int32),
         )
-        skipped = state._replace(
-            momentum=momentum, num_skipped=optax.safe_increment(state.num_skipped)
-        )
-        return update, trees.where(good, after, skipped)
+        skipped = state._replace(num_skipped=optax.safe_increment(state.num_skipped))
+        # The momentum, which is chosen already, is no part of the choice.
+        after, skipped = after._replace(momentum=None), skipped._replace(momentum=None)
+        return update, trees.where(good, after, skipped)._replace(momentum=momentum)
 
     def rotated(parts, u, state, nu):
         """The direction u + nu N; back on its spheres."""

@@ -44,7 +44,11 @@ def combine(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
 
 def stored(new: PyTree, old: PyTree, good: jax.Array) -> tuple[PyTree, Scalar]:
     """The new momentum in the old one's types, or the old one, and its square as it is stored."""
-    momentum = jax.tree.map(lambda new, old: jnp.where(good, new.astype(old.dtype), old), new, old)
+
+    def kept(new, old):  # chosen before it is rounded: one pass, where a type is narrow too
+        return jnp.where(good, new, old.astype(new.dtype)).astype(old.dtype)
+
+    momentum = jax.tree.map(kept, new, old)
     # The barrier makes this the norm of what is stored, rounded to its type, read once.
     return momentum, trees.squared_norm(jax.lax.optimization_barrier(momentum))
 

@@ -81,7 +81,7 @@ def test_the_kick_turns_towards_the_force_in_their_plane(delta, angle, scale):
     )
 
 
-@pytest.mark.parametrize("mu_dtype, roundoff", [(None, 1e-6), (jnp.bfloat16, 2**-8)])
+@pytest.mark.parametrize(("mu_dtype", "roundoff"), [(None, 1e-6), (jnp.bfloat16, 2**-8)])
 def test_every_step_has_the_length_of_the_schedule(mu_dtype, roundoff):
     tx = kinopt.isokinetic(optax.linear_schedule(0.1, 0.02, 20), mu_dtype=mu_dtype)
     x = jnp.array([1.0, -2.0, 0.5])
