@@ -1,4 +1,4 @@
-"""The tasks of `evidence.architectures`: texts, images, an equation, sentences.
+"""The tasks of `evidence.architectures` and `longer`: texts, images, an equation, sentences.
 
 Texts, images and sentences are in two parts beside the training data: by the first hyperparameters
 are chosen, by the second they are judged.
@@ -21,7 +21,7 @@ from benchmarks.evidence import when
 from benchmarks.evidence._search import Task
 from benchmarks.models import ConvNet, Transformer
 
-__all__ = ["DATA", "TASKS", "source", "text"]
+__all__ = ["DATA", "LONGER", "TASKS", "source", "text"]
 
 CONTEXT, WINDOWS = 32, 32
 """Characters that the transformer sees, and sequences of them in a step."""
@@ -56,10 +56,10 @@ def source() -> str:
     return "".join(inspect.getsource(importlib.import_module(name)) for name in names)
 
 
-def _characters(text: Callable[[], str], width: int) -> Task:
-    """What is the next character? A transformer of two layers; the loss in nats."""
+def _characters(text: Callable[[], str], width: int, num_layers: int = 2) -> Task:
+    """What is the next character? A transformer's loss in nats."""
     names, codes = np.unique(list(text()), return_inverse=True)
-    model = Transformer(len(names), width)
+    model = Transformer(len(names), width, num_layers)
     window = np.arange(CONTEXT + 1)
     cut = len(codes) - 2 * JUDGED * (CONTEXT + 1)
     parts = jnp.asarray(codes[cut:].reshape(2, JUDGED, CONTEXT + 1), jnp.int32)
@@ -79,6 +79,7 @@ def _characters(text: Callable[[], str], width: int) -> Task:
         loss,
         lambda params: jnp.stack([loss(params, part) for part in parts]),
         worst=float(np.log(len(names))),
+        lanes=2,
     )
 
 
@@ -192,6 +193,12 @@ TASKS: dict[str, Callable[[], Task]] = {
     "mnist": functools.partial(_images, "mnist"),
     "cifar10-small": functools.partial(_images, "cifar10-small"),
 }
+
+LONGER: dict[str, Callable[[], Task]] = {
+    "characters, longer": TASKS["characters"],
+    "code, deeper": functools.partial(_characters, source, 64, num_layers=4),
+}
+"""Those of `evidence.longer`."""
 
 DATA = {"sentences": "snips", "mnist": "mnist", "cifar10-small": "cifar10-small"}
 """What of a user's data a task needs."""

@@ -21,6 +21,7 @@ chosen is compared with AdamW on other held-out data, with fresh seeds, paired.
     isokinetic                  one sphere for all parameters
     isokinetic, per tensor      one for each tensor, its radius the tensor's norm at the start
     isokinetic, per neuron      `per_neuron=True`: one for each output unit and each token
+    muon                        of matrices, their updates made orthogonal; AdamW for all else
 
 Lengths are shares of the norm of all parameters at the start. A product of spheres keeps the
 density of one if the kick of d_n among d parameters has the factor d/(d_n - 1): `per tensor` has it
@@ -177,6 +178,34 @@ def _per_neuron(h, key, n, params):
     )
 
 
+def _muon(h, key, n, params):
+    """Muon as its authors advise: AdamW for tokens, head, biases and scales, and one rate."""
+    del key, params
+    return optax.contrib.muon(
+        cosine(h["rate"], n),
+        weight_decay=h["decay"],
+        adam_weight_decay=h["decay"],
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+
+
+def matrices(params: PyTree) -> PyTree:
+    """Inputs and outputs of what Muon takes for a matrix; None: it is none."""
+
+    def axes(path, leaf):
+        names = jax.tree_util.keystr(path)
+        if leaf.ndim < 2 or any(name in names for name in ("bias", "embedding", "head")):
+            return None
+        inputs = leaf.ndim - 1
+        if any(f"{name}'" in names for name in ("query", "key", "value")):
+            inputs = 1
+        every = tuple(range(leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(every[:inputs], every[inputs:])
+
+    return jax.tree.map_with_path(axes, params)
+
+
 LENGTH = {"rate": (2e-3, 0.3), "decay": (1e-5, 1e-2)}
 SPHERE = LENGTH | {"eta": (5.0, 500.0)}
 
@@ -189,6 +218,7 @@ METHODS = {
     "isokinetic": Method(_of_length("isokinetic, cool"), SPHERE),
     "isokinetic, per tensor": Method(_per_tensor, SPHERE),
     "isokinetic, per neuron": Method(_per_neuron, SPHERE),
+    "muon": Method(_muon, learning.METHODS["adamw"].ranges),
 }
 """(hyperparameters, key, steps, parameters at the start) -> optimizer. A new one comes last."""
 
