@@ -81,6 +81,21 @@ def test_the_axes_are_those_of_flax():
     assert not any("bias" in name for name in sizes)
 
 
+def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
+    """The update of a matrix is nearly orthogonal; Adam's first is alike in all entries."""
+    params = jax.tree.map(lambda x: x, PARAMS) | {"hidden": {"kernel": jnp.eye(4, 3) + 0.3}}
+    params["query"] = {"kernel": jnp.ones((4, 2, 2)), "bias": jnp.zeros((2, 2))}
+    grads = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    tx = architectures.METHODS["muon"].build({"rate": 0.1, "decay": 0.0}, None, 10, params)
+    moved, _ = tx.update(grads, tx.init(params), params)
+    for matrix in (moved["hidden"]["kernel"], moved["query"]["kernel"].reshape(4, 4)):
+        stretch = np.linalg.svd(matrix, compute_uv=False) / (0.1 * 0.2 * 4**0.5)
+        assert 0.5 < stretch.min() <= stretch.max() < 1.5
+    for rest in (moved["tokens"]["embedding"], moved["head"]["kernel"], moved["query"]["bias"]):
+        np.testing.assert_allclose(jnp.abs(rest), jnp.abs(rest).max(), rtol=1e-3)
+        assert 0.1 <= jnp.abs(rest).max() < 0.15  # Nesterov's first step is longer
+
+
 def test_a_transformer_does_not_look_ahead():
     model = Transformer(7, width=8, num_layers=2, num_heads=2)
     tokens = jnp.arange(6)[None]
