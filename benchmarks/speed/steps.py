@@ -7,7 +7,9 @@ turns; ratios are medians of the ratios within a turn, with 95 % intervals. The 
 possible reads parameters, gradient and state once, and writes all but the gradient; the limit is
 the time that takes at the speed at which parameters are read and written alone. Beside it stands
 what the compiled program touches, as XLA counts it: with both branches of every condition, so that
-most bytes of BBI are those of a bounce's random direction, which only a bounce draws.
+most bytes of BBI are those of a bounce's random direction, which only a bounce draws. And what a
+training needs of memory but for its activations: parameters, gradient, state and what a step makes
+on the way.
 
 Reproduces: BBI, section 5, which leaves the cost of a step open.
 Needs: nothing; 6 GB of memory at laptop.
@@ -130,7 +132,7 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
     value = jnp.ones((), jnp.float32)
     # One set of parameters for all, handed on from turn to turn: only the states differ.
     params = _tree(params_key, size, settings)
-    states, calls, touched = {}, {}, {}
+    states, calls, touched, held = {}, {}, {}, {}
 
     def stepper(name: str, optimizer: optax.GradientTransformationExtraArgs):
         def step(params, state, gradient, value):
@@ -140,6 +142,9 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, states[name], gradient, value)
         compiled = lowered.compile()
         touched[name] = (compiled.cost_analysis() or {}).get("bytes accessed", float("nan"))
+        memory = compiled.memory_analysis()
+        held[name] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        held[name] += memory.output_size_in_bytes - memory.alias_size_in_bytes
 
         def advance():
             nonlocal params
@@ -167,6 +172,7 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
             "state_per_parameter": sum(leaf.size for leaf in numbers) / size,
             "least_bytes_per_parameter": (2 if name == COPY else 3) * width + 2 * state_bytes,
             "bytes_per_parameter": touched[name] / size,
+            "held_bytes_per_parameter": held[name] / size,
         }
 
 
@@ -179,6 +185,7 @@ def table(rows: list[Row]) -> str:
             "ms (quartiles)",
             "ratio to adam",
             "state, numbers a parameter",
+            "memory, bytes a parameter",
             "bytes a parameter (least)",
             "of the limit",
         ],
@@ -189,6 +196,9 @@ def table(rows: list[Row]) -> str:
                 "{1:.2f} ({0:.2f} to {2:.2f})".format(*row["milliseconds"]),
                 str(MedianRatio.from_row(row["ratio"])),
                 f"{row['state_per_parameter']:.0f}",
+                f"{row['held_bytes_per_parameter']:.1f}"
+                if "held_bytes_per_parameter" in row
+                else "",
                 f"{row['bytes_per_parameter']:.0f} ({row['least_bytes_per_parameter']:.0f})",
                 _of_limit(row, rows),
             ]
