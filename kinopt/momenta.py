@@ -136,14 +136,24 @@ def draw(
 ) -> tuple[PyTree, Scalar]:
     """Where `draws`, B = keep (Pi - pull g) + mix N, N ~ Normal(0, 1), and |B|; else Pi and 1.
 
-    Without `keep`, B = N.
+    Without `keep`, B = N, and each leaf asks for itself: a bounce is rare, and a turn is not.
     """
-    one = jnp.ones_like(mix)
-    noise = trees.random_normal(key, momentum)
-    if keep is not None:
-        kicked = combine(keep, momentum, -keep * pull, gradient)
-        noise = combine(one, kicked, mix, noise)
-    base = jax.tree.map(lambda x, old: jnp.where(draws, x.astype(old.dtype), old), noise, momentum)
+
+    def bounced(noise, pi):
+        return noise.astype(pi.dtype)
+
+    def turned(noise, pi, g):
+        if not trees.is_floating(pi):
+            return pi
+        wide = trees.accumulator_dtype(pi)
+        kicked = keep.astype(wide) * pi.astype(wide) - (keep * pull).astype(wide) * g.astype(wide)
+        new = kicked + mix.astype(wide) * noise
+        return jnp.where(draws, new, pi.astype(wide)).astype(pi.dtype)
+
+    if keep is None:
+        base = trees.map_normal(key, draws, bounced, momentum)
+    else:
+        base = trees.map_normal(key, None, turned, momentum, gradient)
     # Of what is stored: of the noise itself, XLA would work it out a second time.
-    size = root(trees.squared_norm(base)).astype(one.dtype)
-    return base, jnp.where(draws, size, one)
+    size = root(trees.squared_norm(base)).astype(mix.dtype)
+    return base, jnp.where(draws, size, 1)

@@ -12,6 +12,8 @@ carried along and count for nothing. Sums are written `jnp.sum(a * b)`: `vdot` a
 raise on leaves with an explicit sharding.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -21,6 +23,7 @@ __all__ = [
     "accumulator_dtype",
     "inner",
     "is_floating",
+    "map_normal",
     "random_direction",
     "random_normal",
     "squared_norm",
@@ -127,6 +130,44 @@ def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
     return pieces
 
 
+def map_normal(
+    key: jax.Array, when: jax.Array | None, function: Callable, tree: PyTree, *rest: PyTree
+) -> PyTree:
+    """`function(noise, leaf, *others)` of each leaf, with the noise of `random_normal`.
+
+    Where not `when`, a leaf stays as it is: a condition for each large one, or a CPU's memory
+    would hold the random bits of all of them at once. None: always.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    others = list(zip(*map(jax.tree.leaves, rest), strict=True)) if rest else [()] * len(leaves)
+    real = [is_floating(leaf) and not jnp.iscomplexobj(leaf) for leaf in leaves]
+    small = [n for n, leaf in enumerate(leaves) if real[n] and leaf.size <= SMALL_LEAF]
+    pieces = {}
+    if small:
+        subkey = jax.random.fold_in(key, len(leaves))
+        drawn = _normal_of_small_leaves(subkey, [leaves[n] for n in small])
+        pieces = dict(zip(small, drawn, strict=True))
+
+    def of(n, leaf):
+        def drawn():
+            if n in pieces:
+                noise = pieces[n]
+            elif is_floating(leaf):
+                noise = _normal_of_leaf(jax.random.fold_in(key, n), leaf)
+            else:
+                noise = jnp.zeros_like(leaf)
+            return function(noise, leaf, *others[n])
+
+        if when is None:
+            return drawn()
+        if n in pieces:
+            return jnp.where(when, drawn(), leaf)
+        return jax.lax.cond(when, drawn, lambda: leaf)
+
+    return jax.tree.unflatten(structure, [of(n, leaf) for n, leaf in enumerate(leaves)])
+
+
 def random_normal(key: jax.Array, like: PyTree) -> PyTree:
     """Independent standard normal entries in the shape of a tree.
 
@@ -141,22 +182,7 @@ def random_normal(key: jax.Array, like: PyTree) -> PyTree:
     >>> noise["w"].shape, noise["w"].dtype
     ((2, 3), dtype('float32'))
     """
-    leaves, structure = jax.tree.flatten(like)
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
-    real = [is_floating(leaf) and not jnp.iscomplexobj(leaf) for leaf in leaves]
-    small = [n for n, leaf in enumerate(leaves) if real[n] and leaf.size <= SMALL_LEAF]
-    noise: list = [None] * len(leaves)
-    if small:
-        subkey = jax.random.fold_in(key, len(leaves))
-        pieces = _normal_of_small_leaves(subkey, [leaves[n] for n in small])
-        for n, piece in zip(small, pieces, strict=True):
-            noise[n] = piece
-    for n, leaf in enumerate(leaves):
-        if not is_floating(leaf):
-            noise[n] = jnp.zeros_like(leaf)
-        elif noise[n] is None:
-            noise[n] = _normal_of_leaf(jax.random.fold_in(key, n), leaf)
-    return jax.tree.unflatten(structure, noise)
+    return map_normal(key, None, lambda noise, leaf: noise, like)
 
 
 def random_direction(key: jax.Array, like: PyTree) -> PyTree:
