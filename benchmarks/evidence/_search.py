@@ -48,8 +48,8 @@ def fit(
         return (optax.apply_updates(params, updates), state), None
 
     carry = params, optimizer.init(params)
-    (params, _), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
-    return task.judge(params)
+    (params, state), _ = jax.lax.scan(step, carry, jnp.arange(num_steps))
+    return task.judge(optax.tree.get(state, "averaged_params", params))
 
 
 def searched(

@@ -311,7 +311,7 @@ def differences(rows: list[Row]) -> dict[tuple[str, str], np.ndarray]:
     }
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Row], reading: str = _READING) -> str:
     """Every method on every task."""
     found = differences(rows)
     passed = holm([paired_p(values) for values in found.values()])
@@ -324,11 +324,15 @@ def table(rows: list[Row]) -> str:
             said[row["task"], row["method"]] = "diverges"
     base = {row["task"]: np.array(row["figure"]) for row in rows if row["method"] == BASE}
     lines = [[BASE, *map(mean_and_error, base.values())]]
-    for method in METHODS:
-        if any(case[1] == method for case in found):
-            lines.append([method, *(said.get((task, method), "") for task in base)])
-    reading = _READING.format(**budget(rows, len(found)))
+    for method in compared(rows):
+        lines.append([method, *(said.get((task, method), "") for task in base)])
+    reading = reading.format(**budget(rows, len(found)))
     return "\n\n".join([table_of(["method", *base], lines), reading])
+
+
+def compared(rows: list[Row]) -> list[str]:
+    """The methods that are compared with AdamW, in the order in which they came."""
+    return [method for method in grouped(rows, "method") if method != BASE]
 
 
 def headline(rows: list[Row]) -> str:
@@ -345,8 +349,8 @@ def plot(rows: list[Row]) -> Figure:
     """Every difference from AdamW, with two standard errors, in those of the task's spread."""
     found = differences(rows)
     tasks = list(grouped(rows, "task"))
-    methods = [name for name in METHODS if any(method == name for _, method in found)]
-    figure = Figure(figsize=(2 + 1.4 * len(tasks), 2 + 0.15 * len(METHODS)), layout="constrained")
+    methods = compared(rows)
+    figure = Figure(figsize=(2 + 1.4 * len(tasks), 2 + 0.15 * len(methods)), layout="constrained")
     every = np.atleast_1d(figure.subplots(1, len(tasks), sharey=True))
     for axes, task in zip(every, tasks, strict=True):
         here = {methods.index(method): x for (name, method), x in found.items() if name == task}
