@@ -270,7 +270,7 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings({"characters": 3, "equation": 5}, num_trials=2, num_seeds=2),
+    "smoke": Settings({"equation": 5}, num_trials=2, num_seeds=2),
     "laptop": Settings(),
     "paper": Settings(
         {name: 5 * steps for name, steps in STEPS.items()}, 48, trial_seeds=2, num_seeds=30
