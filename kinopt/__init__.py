@@ -26,6 +26,7 @@ from kinopt.descent_stats import ECDStats, IsokineticStats, ecd_stats
 from kinopt.hyperparameters import static_args
 from kinopt.isokinetic import IsokineticState, isokinetic
 from kinopt.layers import NeuronAxes, layer_mask
+from kinopt.metric import MetricState, in_metric
 from kinopt.time_step import suggest_dt
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "ECDStats",
     "IsokineticState",
     "IsokineticStats",
+    "MetricState",
     "NeuronAxes",
     "basins",
     "bbi",
@@ -48,6 +50,7 @@ __all__ = [
     "ensemble",
     "hamiltonians",
     "hard_collision",
+    "in_metric",
     "isokinetic",
     "landscapes",
     "lanes",

@@ -138,21 +138,19 @@ def draw(
 
     Without `keep`, B = N, and each leaf asks for itself: a bounce is rare, and a turn is not.
     """
-
-    def bounced(noise, pi):
-        return noise.astype(pi.dtype)
-
-    def turned(noise, pi, g):
-        if not trees.is_floating(pi):
-            return pi
-        wide = trees.accumulator_dtype(pi)
-        kicked = keep.astype(wide) * pi.astype(wide) - (keep * pull).astype(wide) * g.astype(wide)
-        new = kicked + mix.astype(wide) * noise
-        return jnp.where(draws, new, pi.astype(wide)).astype(pi.dtype)
-
     if keep is None:
-        base = trees.map_normal(key, draws, bounced, momentum)
+        base = trees.map_normal(key, draws, lambda noise, pi: noise.astype(pi.dtype), momentum)
     else:
+        kick = keep * pull
+
+        def turned(noise, pi, g):
+            if not trees.is_floating(pi):
+                return pi
+            wide = trees.accumulator_dtype(pi)
+            kicked = keep.astype(wide) * pi.astype(wide) - kick.astype(wide) * g.astype(wide)
+            new = kicked + mix.astype(wide) * noise
+            return jnp.where(draws, new, pi.astype(wide)).astype(pi.dtype)
+
         base = trees.map_normal(key, None, turned, momentum, gradient)
     # Of what is stored: of the noise itself, XLA would work it out a second time.
     size = root(trees.squared_norm(base)).astype(mix.dtype)

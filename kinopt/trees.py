@@ -24,6 +24,7 @@ __all__ = [
     "inner",
     "is_floating",
     "map_normal",
+    "placed_like",
     "random_direction",
     "random_normal",
     "squared_norm",
@@ -108,6 +109,12 @@ def _is_explicit(sharding) -> bool:
     return any(kind == jax.sharding.AxisType.Explicit for kind in kinds)
 
 
+def placed_like(x: jax.Array, like: jax.Array) -> jax.Array:
+    """An array with the explicit sharding of another, where that has one."""
+    sharding = jax.typeof(like).sharding
+    return jax.sharding.reshard(x, sharding) if _is_explicit(sharding) else x
+
+
 def _normal_of_leaf(key: jax.Array, leaf) -> jax.Array:
     dtype = accumulator_dtype(leaf)
     if jnp.iscomplexobj(leaf):
@@ -124,8 +131,7 @@ def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
     pieces, start = [], 0
     for leaf, size in zip(leaves, sizes, strict=True):
         piece = jnp.reshape(draw[start : start + size], leaf.shape).astype(accumulator_dtype(leaf))
-        sharding = jax.typeof(leaf).sharding
-        pieces.append(jax.sharding.reshard(piece, sharding) if _is_explicit(sharding) else piece)
+        pieces.append(placed_like(piece, leaf))
         start += size
     return pieces
 

@@ -82,6 +82,13 @@ def _descent(name, factory, *, is_variant=True, **arguments) -> Case:
     )
 
 
+def _in_metric(name, factory, scales=None, **options) -> Case:
+    def made(learning_rate):
+        return kinopt.in_metric(factory(learning_rate), scales)
+
+    return _descent(name, made, **options)
+
+
 def _ecd(name, **arguments) -> Case:
     hamiltonian = getattr(kinopt.hamiltonians, name)()
     return _descent(f"ecd-{name}", kinopt.ecd, hamiltonian=hamiltonian, **arguments)
@@ -124,6 +131,8 @@ CASES = [
     _descent("isokinetic", kinopt.isokinetic, is_variant=False),
     _descent("isokinetic-turning", kinopt.isokinetic, nu=0.01, weight_decay=1e-2, mask="kernel"),
     _descent("isokinetic-neurons", kinopt.isokinetic, nu=0.01, per_neuron=True),
+    _in_metric("isokinetic-in-metric", kinopt.isokinetic, is_variant=False),
+    _in_metric("isokinetic-in-scales", kinopt.isokinetic, scales=0.5),
     _ecd("massive", extra_energy=1.0),
     _ecd("logarithmic", extra_energy=1.0),
 ]

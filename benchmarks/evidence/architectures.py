@@ -22,6 +22,7 @@ chosen is compared with AdamW on other held-out data, with fresh seeds, paired.
     isokinetic, per tensor      one for each tensor, its radius the tensor's norm at the start
     isokinetic, per neuron      `per_neuron=True`: one for each output unit and each token
     muon                        of matrices, their updates made orthogonal; AdamW for all else
+    isokinetic, in metric       one sphere, scales learnt from rows and columns: `in_metric`
 
 Lengths are shares of the norm of all parameters at the start. A product of spheres keeps the
 density of one if the kick of d_n among d parameters has the factor d/(d_n - 1): `per tensor` has it
@@ -178,6 +179,10 @@ def _per_neuron(h, key, n, params):
     )
 
 
+def _in_metric(h, key, n, params):
+    return kinopt.in_metric(_of_length("isokinetic, cool")(h, key, n, params))
+
+
 def _muon(h, key, n, params):
     """Muon as its authors advise: AdamW for tokens, head, biases and scales, and one rate."""
     del key, params
@@ -219,6 +224,7 @@ METHODS = {
     "isokinetic, per tensor": Method(_per_tensor, SPHERE),
     "isokinetic, per neuron": Method(_per_neuron, SPHERE),
     "muon": Method(_muon, learning.METHODS["adamw"].ranges),
+    "isokinetic, in metric": Method(_in_metric, SPHERE | {"rate": (1e-2, 1.0)}),
 }
 """(hyperparameters, key, steps, parameters at the start) -> optimizer. A new one comes last."""
 
@@ -233,6 +239,7 @@ ELSEWHERE: dict[str, dict[str, dict[str, tuple[float, float]]]] = {
         BASE: {"rate": (1e-5, 3e-3)},
         "sgd": {"rate": (3e-4, 0.1)},
         "lion": {"rate": (1e-6, 3e-4)},
+        "isokinetic, in metric": {"rate": (1e-3, 0.1)},
         **{name: _SHORT for name in METHODS if METHODS[name].ranges["rate"] == LENGTH["rate"]},
     },
 }

@@ -26,7 +26,13 @@ from benchmarks.record import NOTHING, Done, Row
 
 __all__ = ["METHODS", "PRESETS", "Settings", "headline", "plot", "run", "table"]
 
-METHODS = (BASE, "isokinetic, per neuron", "normalized sgd, per neuron", "muon")
+METHODS = (
+    BASE,
+    "isokinetic, in metric",
+    "isokinetic, per neuron",
+    "normalized sgd, per neuron",
+    "muon",
+)
 
 STEPS = {"characters, longer": 1500, "code, deeper": 250}
 
