@@ -246,6 +246,15 @@ FAULTS = {
         ("num_clamped=state.num_clamped + (gap <= 0)", "num_clamped=state.num_clamped + (gap > 0)"),
         ("jnp.where(good, rate, 0)", "rate"),
     ),
+    "diagonal_metric.py": (
+        ("tests/test_diagonal_metric.py",),
+        ("axis=axes[-1:], keepdims", "axis=axes, keepdims"),
+        ("jnp.where(good, weight * old", "jnp.where(True, weight * old"),
+        ("c / jnp.sqrt(jnp.asarray(square", "c / (0 * jnp.asarray(square"),
+        ("(shares(r, jnp.mean(r))", "(shares(r, jnp.max(r))"),
+        ("_scaled(params, factors, jnp.divide)", "params"),
+        ("return _scaled(moved, factors)", "return moved"),
+    ),
     "spheres.py": (
         ("tests/test_spheres.py", "tests/test_isokinetic.py"),
         ("self.size / max(group.size - 1, 1)", "1"),
@@ -306,7 +315,8 @@ FAULTS = {
         ("tests/test_momenta.py", *DESCENT),
         ("scale - 2 * kick * projected", "scale - kick * projected"),
         ("CANCELLATION = 1e-2", "CANCELLATION = -1.0"),
-        ("-keep * pull, gradient", "keep * pull, gradient"),
+        ("kick = keep * pull", "kick = -keep * pull"),
+        ("jnp.where(draws, new, pi.astype(wide))", "new"),
         ("float(jnp.finfo(dtype).max) ** 0.5 / 2", "float(jnp.finfo(dtype).max)"),
     ),
     "brackets.py": (
@@ -341,6 +351,7 @@ FAULTS = {
         ("jnp.conj(a) * b", "a * b"),
         ("start += size", "start += 0"),
         ("jax.random.fold_in(key, n)", "key"),
+        ("jax.lax.cond(when, drawn, lambda: leaf)", "drawn()"),
     ),
     "layers/leaves.py": (
         LAYERS,

@@ -26,7 +26,7 @@ from kinopt.descent_stats import ECDStats, IsokineticStats, ecd_stats
 from kinopt.hyperparameters import static_args
 from kinopt.isokinetic import IsokineticState, isokinetic
 from kinopt.layers import NeuronAxes, layer_mask
-from kinopt.metric import MetricState, in_metric
+from kinopt.diagonal_metric import MetricState, in_metric
 from kinopt.time_step import suggest_dt
 
 __all__ = [

@@ -59,7 +59,7 @@ LAYERS = {
         "descent_state",
         "descent_checks",
     },
-    "metric": {"trees", "layers"},
+    "diagonal_metric": {"trees", "layers"},
     "descent_stats": {"descent_state", "isokinetic"},
     "descent": {"hamiltonians", "bounces", "descent_state", "descent_checks", "dynamics"},
     "time_step": {"_keys", "trees"},

@@ -61,6 +61,7 @@ ENERGY = (
     "bbi",
     "isokinetic",
     "isokinetic, per neuron",
+    "isokinetic, in metric",
     "ecdsep, nu=0",
     "ecdsep",
 )
@@ -85,6 +86,7 @@ OPTIMIZERS = {
     "isokinetic, decay": lambda: kinopt.isokinetic(1e-3, weight_decay=1e-2),
     "isokinetic, bfloat16": lambda: kinopt.isokinetic(1e-3, mu_dtype=jnp.bfloat16),
     "isokinetic, per neuron": lambda: kinopt.isokinetic(1e-3, per_neuron=True),
+    "isokinetic, in metric": lambda: kinopt.in_metric(kinopt.isokinetic(1e-3)),
     "ecdsep, nu=0": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0, nu=0),
     "ecdsep": lambda: kinopt.ecdsep(1e-3, extra_energy=1.0),
     "soft, few neurons; adam": lambda: _before_adam(kinopt.soft_collision(0.1, mask=FEW)),

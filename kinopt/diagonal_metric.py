@@ -136,12 +136,14 @@ def _means(gradient: PyTree) -> tuple[tuple, tuple]:
     """The means of |g|^2 over the last axis, and over all others; 0 of what is no number."""
     rows, columns = [], []
     for g in jax.tree.leaves(gradient):
-        square = jnp.zeros((), jnp.float32)
-        if trees.is_floating(g) and np.size(g):
-            square = jnp.square(jnp.abs(jnp.asarray(g).astype(trees.accumulator_dtype(g))))
-        axes = tuple(range(square.ndim))
-        rows.append(jnp.mean(square, axis=axes[-1:], keepdims=True))
-        columns.append(jnp.mean(square, axis=axes[:-1], keepdims=True))
+        if not trees.is_floating(g) or not np.size(g):
+            g = jnp.zeros((), jnp.float32)
+        g = jnp.abs(jnp.asarray(g).astype(trees.accumulator_dtype(g)))
+        # Two squares: XLA would write a single one down.
+        one, other = jnp.square(g), jnp.square(jax.lax.optimization_barrier(g))
+        axes = tuple(range(g.ndim))
+        rows.append(jnp.mean(one, axis=axes[-1:], keepdims=True))
+        columns.append(jnp.mean(other, axis=axes[:-1], keepdims=True))
     return tuple(rows), tuple(columns)
 
 
