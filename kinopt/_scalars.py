@@ -164,6 +164,9 @@ def _cond(eqn: Any, index: Any, *given: Any) -> list[Any]:
     return _nested(found, made)
 
 
+# Rules for keys.
+
+
 def _wrapped(eqn: Any, data: Any) -> Any:
     fits = is_apart(data) and is_threefry(eqn.outvars[0].aval.dtype)
     return KeyParts(data) if fits else NotImplemented
@@ -187,11 +190,21 @@ def _drawn(eqn: Any, key: Any, *numbers: Any) -> Any:
     return KeyParts(found) if keys else found
 
 
+def _in_shape(eqn: Any, key: Any) -> Any:
+    """The same keys, or some of them, in another shape."""
+    if not isinstance(key, KeyParts):
+        return NotImplemented
+    data = RULES["slice"](eqn, key.data) if eqn.primitive.name == "slice" else key.data
+    return KeyParts(data.reshape(*eqn.outvars[0].aval.shape, 2))
+
+
 KEYED: dict[str, Callable] = {
+    **dict.fromkeys(("reshape", "slice", "squeeze"), _in_shape),
     "random_wrap": _wrapped,
     "random_unwrap": _unwrapped,
     **dict.fromkeys(DRAWS, _drawn),
 }
+"""Rules for equations that may have keys among their values; the others get whole keys."""
 
 NESTED: dict[str, Callable[..., list[Any]]] = {
     "jit": _inlined("jaxpr"),
