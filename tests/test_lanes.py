@@ -82,7 +82,8 @@ def test_roots_are_those_of_a_number_in_every_lane():
     def init(key):
         return jax.random.uniform(key, minval=0.1)
 
-    few, many = (lanes.run(step, init, keys(64), num_steps=5, lanes=n) for n in (7, 64))
+    keys = jax.random.split(jax.random.key(1), 64)
+    few, many = (run(step, init, keys, num_steps=5, lanes=n) for n in (7, 64))
     np.testing.assert_array_equal(few.carry, many.carry)
 
 
