@@ -265,7 +265,7 @@ FAULTS = {
     ),
     "dynamics.py": (
         DESCENT,
-        ("(force * shell.slope)", "force"),
+        ("(force.astype(dtype) * shell.slope)", "force"),
         ("jnp.where(asks & ~shell.arrived,", "jnp.where(asks,"),
         ("bounced = wanted & ~shell.arrived", "bounced = wanted"),
         ("progressed=loss < state", "progressed=loss <= state"),
@@ -389,8 +389,8 @@ FAULTS = {
     "_engine.py": (
         ENSEMBLE,
         ("n * size + np.asarray", "np.asarray"),
-        ("order = np.argsort(seed)", "order = np.arange(len(seed))"),
-        ("jnp.asarray(seed[order]", "jnp.asarray(seed"),
+        ("where[seed])", "np.concatenate(place))"),
+        ("where >= 0", "where > 0"),
         ("return lines, numbers != lengths", "return lines, False"),
     ),
     "_checkpoint.py": (
@@ -417,6 +417,7 @@ FAULTS = {
     ),
     "_scalars.py": (
         ("tests/test_scalars.py",),
+        ("return KeyParts(found) if keys", "return KeyParts(found[::-1]) if keys"),
         ("0 < math.prod(x.shape) <= MOST_ENTRIES", "0 < math.prod(x.shape)"),
         ("(name in MAKERS or any(map(is_apart, given)))", "name in MAKERS"),
         ("jnp.asarray(n, like.dtype)", "n"),

@@ -24,9 +24,15 @@ from kinopt._typing import PyTree
 __all__ = ["Build", "outside_function"]
 
 
-SINGLE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""Of the compiler, for a single function: it must not hand large sums to a library (YNN), which can
-only be called between functions."""
+SINGLE_OPTIONS = {
+    # It must not hand large sums to a library (YNN), which can only be called between functions.
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # Vectors of 512 bits, where there are any.
+    "xla_cpu_prefer_vector_width": "512",
+    # No estimates of 1/sqrt(x): each width of vectors has its own, hence, by its place, each lane.
+    "xla_cpu_enable_platform_dependent_math": False,
+}
+"""Of the compiler, for a single function."""
 
 
 class Build(NamedTuple):
@@ -58,7 +64,7 @@ class Build(NamedTuple):
         return _single_function(steps) if self.is_single else steps
 
     @property
-    def compiler_options(self) -> dict[str, str]:
+    def compiler_options(self) -> dict[str, str | bool]:
         """What XLA is asked, as far as its version knows it."""
         return SINGLE_OPTIONS if self.is_single else {}
 

@@ -162,10 +162,11 @@ def in_order(lines: list[Line], size: int) -> Row:
     # Row r of share n holds the seed n * size + seed[r].
     seed = [n * size + np.asarray(share.seed)[: number[n]] for n, share in enumerate(rows)]
     place = [n * num_rows + np.arange(number[n]) for n in range(len(rows))]
-    seed, place = np.concatenate(seed), np.concatenate(place)
-    order = np.argsort(seed)
-    row = _take(tuple(rows), place[order])
-    return row._replace(seed=jnp.asarray(seed[order], jnp.int32))
+    where = np.full(len(rows) * size, -1)
+    where[np.concatenate(seed)] = np.concatenate(place)
+    seed = np.flatnonzero(where >= 0)
+    row = _take(tuple(rows), where[seed])
+    return row._replace(seed=jnp.asarray(seed, jnp.int32))
 
 
 def _about(kind: str, task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Programs:
         fixed: tuple,
         arguments: dict[Device, tuple],
         donated: tuple = (),
-        options: dict[str, str] | None = None,
+        options: dict[str, str | bool] | None = None,
     ) -> dict[Device, Any]:
         """Executables of `function(*fixed, *arguments)`, one for each device.
 
@@ -123,7 +123,7 @@ class Programs:
         return self.compiled(function, fixed, {device: arguments})[device](*arguments)
 
 
-def _compiled(lowered: Any, options: dict[str, str]) -> Any:
+def _compiled(lowered: Any, options: dict[str, str | bool]) -> Any:
     try:
         return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:

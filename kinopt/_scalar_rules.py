@@ -138,6 +138,27 @@ def _reshape(eqn: Any, x: Any) -> Any:
     return shaped(as_parts(x).flat, eqn.outvars[0].aval.shape)
 
 
+def _counts(eqn: Any) -> Any:
+    """What Threefry counts entries by: the two halves of a number of 64 bits."""
+    shape = eqn.params["shape"]
+    if math.prod(shape) > MOST_ENTRIES:
+        return NotImplemented
+    low = np.arange(math.prod(shape), dtype=np.uint32).reshape(shape)
+    return [np.zeros_like(low), low]
+
+
+def _barrier(eqn: Any, *given: Any) -> Any:
+    """One barrier for the numbers of all arrays."""
+    parts = [as_parts(x) for x in given]
+    numbers = iter(eqn.primitive.bind(*(n for x in parts for n in x.flat), **eqn.params))
+    return [shaped(itertools.islice(numbers, x.size), x.shape) for x in parts]
+
+
+def _bitcast(eqn: Any, x: Any) -> Any:
+    same = eqn.invars[0].aval.dtype.itemsize == eqn.outvars[0].aval.dtype.itemsize
+    return _entrywise(eqn, x) if same else NotImplemented
+
+
 def _iota(eqn: Any) -> Any:
     shape, axis = eqn.params["shape"], eqn.params["dimension"]
     if math.prod(shape) > MOST_ENTRIES:
@@ -162,6 +183,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "reduce_min": _folded(jax.lax.min),
     "reduce_and": _folded(jax.lax.bitwise_and),
     "reduce_or": _folded(jax.lax.bitwise_or),
+    "optimization_barrier": _barrier,
+    "bitcast_convert_type": _bitcast,
+    "iota_2x32_shape": _counts,
     "argmax": _first_best(jax.lax.gt),
     "argmin": _first_best(jax.lax.lt),
     "dot_general": _dot,
@@ -178,5 +202,5 @@ RULES: dict[str, Callable[..., Any]] = {
     "split": lambda eqn, x: np.split(x, np.cumsum(eqn.params["sizes"])[:-1], eqn.params["axis"]),
 }
 
-MAKERS = frozenset({"broadcast_in_dim", "iota", "reshape", "stack"})
+MAKERS = frozenset({"broadcast_in_dim", "iota", "iota_2x32_shape", "reshape", "stack"})
 """Operations that make an array of numbers. What makes numbers of numbers alone needs no rule."""

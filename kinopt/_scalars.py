@@ -24,6 +24,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import Literal
 
+from kinopt._scalar_keys import DRAWS, KeyParts, is_threefry
 from kinopt._scalar_rules import MAKERS, MOST_ENTRIES, RULES, is_apart, parts_of
 from kinopt._typing import PyTree
 
@@ -46,6 +47,8 @@ def _entries(x: Any, lead: int = 0) -> np.ndarray:
 
 def _whole(x: Any, lead: int = 0) -> Any:
     """The array of such entries, whose leading axes are those of the array."""
+    if isinstance(x, KeyParts):
+        return x.whole()
     if not is_apart(x):
         return x
     stacked = jnp.stack(list(x.flat), axis=lead)
@@ -60,7 +63,7 @@ def _as_value(x: Any, like: Any) -> Any:
 
 
 def _flat(values: Iterable[Any]) -> list[Any]:
-    return [n for x in values for n in (x.flat if is_apart(x) else (x,))]
+    return [n for x in values for n in (x.flat if is_apart(x) else (_whole(x),))]
 
 
 def _typed(values: list[Any], like: Iterable[Any]) -> list[Any]:
@@ -129,6 +132,11 @@ def _apply(eqn: Any, given: list[Any]) -> list[Any]:
     found = NotImplemented
     if name in NESTED:
         return NESTED[name](eqn, *given)
+    if name in KEYED:
+        found = KEYED[name](eqn, *given)
+        if found is not NotImplemented:
+            return [found]
+    given = [_whole(x) if isinstance(x, KeyParts) else x for x in given]
     in_numbers = all(is_apart(x) or np.ndim(x) == 0 for x in given)
     if in_numbers and name in RULES and (name in MAKERS or any(map(is_apart, given))):
         found = RULES[name](eqn, *given)
@@ -155,6 +163,48 @@ def _cond(eqn: Any, index: Any, *given: Any) -> list[Any]:
     found = jax.lax.switch(index, list(map(on_numbers, eqn.params["branches"])), *_flat(given))
     return _nested(found, made)
 
+
+# Rules for keys.
+
+
+def _wrapped(eqn: Any, data: Any) -> Any:
+    fits = is_apart(data) and is_threefry(eqn.outvars[0].aval.dtype)
+    return KeyParts(data) if fits else NotImplemented
+
+
+def _unwrapped(eqn: Any, key: Any) -> Any:
+    return key.data if isinstance(key, KeyParts) else NotImplemented
+
+
+def _drawn(eqn: Any, key: Any, *numbers: Any) -> Any:
+    """What is drawn of one key: worked out on its numbers."""
+    made = eqn.outvars[0].aval
+    keys = is_threefry(made.dtype)
+    few = math.prod(made.shape) * (2 if keys else 1) <= MOST_ENTRIES
+    if not (isinstance(key, KeyParts) and key.data.shape == (2,) and few):
+        return NotImplemented
+    like = [jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype) for x in eqn.invars[1:]]
+    data = jax.ShapeDtypeStruct((2,), np.uint32)
+    closed = jax.make_jaxpr(DRAWS[eqn.primitive.name](eqn.params))(data, *like)
+    (found,) = _run(closed, [key.data, *numbers])
+    return KeyParts(found) if keys else found
+
+
+def _in_shape(eqn: Any, key: Any) -> Any:
+    """The same keys, or some of them, in another shape."""
+    if not isinstance(key, KeyParts):
+        return NotImplemented
+    data = RULES["slice"](eqn, key.data) if eqn.primitive.name == "slice" else key.data
+    return KeyParts(data.reshape(*eqn.outvars[0].aval.shape, 2))
+
+
+KEYED: dict[str, Callable] = {
+    **dict.fromkeys(("reshape", "slice", "squeeze"), _in_shape),
+    "random_wrap": _wrapped,
+    "random_unwrap": _unwrapped,
+    **dict.fromkeys(DRAWS, _drawn),
+}
+"""Rules for equations that may have keys among their values; the others get whole keys."""
 
 NESTED: dict[str, Callable[..., list[Any]]] = {
     "jit": _inlined("jaxpr"),

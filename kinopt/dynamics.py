@@ -42,7 +42,7 @@ from kinopt._batching import if_any_lane
 from kinopt._keys import typed_key
 from kinopt._typing import PyTree, Scalar
 from kinopt.descent_state import ECDState, Settings, step_lengths
-from kinopt.hamiltonians import force_factor, velocity_factor
+from kinopt.hamiltonians import factors, velocity_factor
 from kinopt.shell import Shell, energy_shell
 
 __all__ = ["step"]
@@ -56,6 +56,7 @@ class Outlook(NamedTuple):
     shell: Shell
     length: Scalar  # sqrt(asked_sq)
     kick: Scalar  # dt dH/dV dV/dloss; 0 where nothing moves
+    velocity: Scalar  # 2 dH/dq on the shell
     gradient_sq: Scalar
     first: jax.Array  # bool: nothing has moved yet
     good: jax.Array  # bool: everything is finite, and will be
@@ -115,13 +116,13 @@ def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) ->
     gradient_sq = trees.squared_norm(gradient).astype(dtype)
     shell = energy_shell(settings, state, loss, first, eps)
     length = momenta.root(shell.asked_sq)
-    force = force_factor(settings.hamiltonian, shell.v, shell.asked_sq).astype(dtype)
-    kick = (dt_at_start if settings.cool else dt) * (force * shell.slope)
+    force, velocity = factors(settings.hamiltonian, shell.v, shell.asked_sq)
+    kick = (dt_at_start if settings.cool else dt) * (force.astype(dtype) * shell.slope)
     # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max. A kick
     # that is too long for the type is another thing: an infinity that would come of this step.
     largest = momenta.largest_momentum(state.momentum, dtype)
     halted = shell.reached | ~(length < largest)
-    fits = halted | (length + jnp.abs(kick) * momenta.root(gradient_sq) < 1.5 * largest)
+    fits = halted | (jnp.abs(kick) * gradient_sq * jnp.abs(kick) < (1.5 * largest - length) ** 2)
     good = jnp.isfinite(loss) & jnp.isfinite(gradient_sq) & fits
     moving = good & ~halted
     due = tuple(rule.due(c) for rule, c in zip(settings.rules, state.counters, strict=True))
@@ -139,6 +140,7 @@ def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) ->
         shell=shell,
         length=length,
         kick=jnp.where(moving, kick, 0),
+        velocity=velocity.astype(dtype),
         gradient_sq=gradient_sq,
         first=first,
         good=good,
@@ -174,7 +176,6 @@ def restore_or_bounce(settings: Settings, gradient: PyTree, state: ECDState, see
     restores = settings.conserve_energy & (jnp.abs(found_sq - shell.asked_sq) >= eps1)
     restores = starts | (seen.moving & restores)
     scale = jnp.where(restores, seen.length / jnp.where(found > 0, found, 1), 1)
-
     # Algorithm 1 keeps |Pi| in a bounce; the next step restores the energy.
     aimless = seen.bounced | (starts & ((found <= 0) | settings.starts_at_random))
     turns = seen.moving & ~seen.first & ~aimless & (seen.turn > 0) & (found > 0)
@@ -219,18 +220,17 @@ def drift(
 ) -> PyTree:
     """The displacement of the parameters (Eq. 12), and their decay."""
     hamiltonian, shell, dtype = settings.hamiltonian, seen.shell, seen.dt.dtype
-    v, q = shell.v, shell.asked_sq
+    v, velocity = shell.v, seen.velocity
     if settings.integrator.drifts_at_midpoint:
         projected = trees.inner(momentum, gradient).astype(dtype)
-        rate = velocity_factor(hamiltonian, v, shell.asked_sq) * projected
-        # A step too long for the valley must not make V negative.
-        v = jnp.clip(v + seen.dt / 2 * shell.slope * rate, v / 2, 2 * v).astype(dtype)
+        ahead = v + seen.dt / 2 * shell.slope * (velocity * projected)
+        v = jnp.clip(ahead, v / 2, 2 * v).astype(dtype)  # positive, however long the step
         q = jnp.maximum(hamiltonian.momentum_sq(v, shell.energy), 0).astype(dtype)
+        velocity = velocity_factor(hamiltonian, v, q)
     if hamiltonian.drift == "kicked":
-        q = momentum_sq
-    factor = seen.dt * velocity_factor(hamiltonian, v, q).astype(dtype)
+        velocity = velocity_factor(hamiltonian, v, momentum_sq)
     drifts = seen.moving & ~seen.waits
-    factor = jnp.where(drifts, factor, 0)
+    factor = jnp.where(drifts, seen.dt * velocity.astype(dtype), 0)
     decay = jnp.where(drifts, seen.decay, 0)
     return momenta.displacement(factor, momentum, gradient, decay, params)
 

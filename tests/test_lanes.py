@@ -73,6 +73,20 @@ def test_nothing_depends_on_lanes_or_chunk(reference, number, chunk):
     assert_same(run(walk, begin, KEYS, num_steps=MOST, lanes=number, chunk=chunk), reference)
 
 
+def test_roots_are_those_of_a_number_in_every_lane():
+    """A compiler that estimates 1/sqrt(x) does so with other digits in the last lanes of a few."""
+
+    def step(x):
+        return x * 1.1 + 1 / jnp.sqrt(x + 0.1) + jax.lax.rsqrt(x), False
+
+    def init(key):
+        return jax.random.uniform(key, minval=0.1)
+
+    keys = jax.random.split(jax.random.key(1), 64)
+    few, many = (run(step, init, keys, num_steps=5, lanes=n) for n in (7, 64))
+    np.testing.assert_array_equal(few.carry, many.carry)
+
+
 def test_a_step_may_hold_a_large_reduction():
     """XLA gives it to a library, which cannot be called inside a round that is one function."""
     known = np.random.default_rng(0).normal(size=(256, 3)).astype(np.float32)

@@ -35,12 +35,26 @@ FUNCTIONS = {
     "wide": lambda x: jnp.outer(jnp.tile(x.ravel(), 5), x.ravel()),
     "whole numbers": lambda x: (x.round().astype(jnp.int32).sum(), jnp.arange(3) % 2, x.shape[0]),
     "scalars": lambda x: (jnp.sum(x[0, 0]), jnp.full(3, x[1, 1]), x[0, 1].reshape(1, 1).T[0, 0]),
-    "random": lambda x: jax.random.normal(jax.random.fold_in(jax.random.key(3), 7), (2,)) + x[0],
+    "random": lambda x: jax.random.normal(jax.random.fold_in(key_of(x), 7), (2,)) + x[0],
+    "keys": lambda x: [jax.random.key_data(key) for key in jax.random.split(key_of(x))],
+    "draws": lambda x: jax.random.randint(jax.random.split(key_of(x), 3)[1], (3,), 0, 100),
+    "many draws": lambda x: jax.random.uniform(key_of(x), (17,)),
+    "a key in a branch": lambda x: jax.lax.cond(
+        x[0, 0] > 0,
+        lambda key: jax.random.bits(key),
+        lambda key: jax.random.key_data(key)[0],
+        jax.random.fold_in(key_of(x), 1),
+    ),
 }
 
 
+def key_of(x):
+    """A key that depends on x."""
+    return jax.random.wrap_key_data(jnp.abs(10 * x[0]).astype(jnp.uint32))
+
+
 LANES = jax.random.normal(jax.random.key(0), (5, 2, 2))
-WHOLE = ("indices", "loop", "scan", "wide", "random")
+WHOLE = ("indices", "loop", "scan", "wide", "draws", "many draws", "a key in a branch")
 """What is done on whole arrays in part."""
 
 
