@@ -51,28 +51,38 @@ class Scales(NamedTuple):
     """How long the rows of X are, and how large X is, in numbers that are safe to square."""
 
     to: Directions
-    divisor: Float[Array, " neurons"]  # what a row was divided by; 1 for a row of zeros
-    unit: Scalar  # 1 / the power of two nearest to the largest |entry| of X
+    inverse: Float[Array, " neurons"]  # what a row was multiplied by; 1 for a row of zeros
+    unit: Scalar  # a power of two: the nearest to 1 / the largest |entry| of X; 1 for zeros
     total: Scalar  # |unit X|^2
+    number: Scalar  # rows that are not zero
 
 
 def directions(x: Neurons, crowd: Crowd = WHOLE) -> Directions:
     """Where the rows of x point."""
-    return scales(x, crowd).to
+    return _divided(x, crowd)[0]
 
 
-def scales(x: Neurons, crowd: Crowd = WHOLE) -> Scales:
-    """All that takes two passes over x: one for the largest entries, one for the lengths."""
+def _divided(x: Neurons, crowd: Crowd) -> tuple[Directions, Array, Array]:
+    """Where the rows point, what they were divided by, and their squared lengths after that."""
     columns = x.T
     divisor = _invertible(crowd.over_features(jnp.max(jnp.abs(columns), axis=0), jax.lax.pmax))
     scaled = columns * (1 / divisor)[None]
     squared = crowd.over_features(jnp.sum(scaled * scaled, axis=0))
     is_zero = squared == 0
     inverse_norm = jnp.where(is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, squared)))
-    largest = jnp.where(is_zero, 0, divisor)
-    unit = 1 / _power_of_two(crowd.largest(largest))
-    total = crowd.total(jnp.square(largest * unit) * squared)
-    return Scales(Directions(scaled.T, inverse_norm), divisor, unit, total)
+    return Directions(scaled.T, inverse_norm), divisor, squared
+
+
+def scales(x: Neurons, crowd: Crowd = WHOLE) -> Scales:
+    """All that takes two passes over x: one for the largest entries, one for the lengths."""
+    to, divisor, squared = _divided(x, crowd)
+    is_zero, inverse = squared == 0, 1 / divisor
+    smallest = -crowd.largest(jnp.where(is_zero, -jnp.inf, -_power_of_two(inverse)))
+    unit = jnp.where(smallest == jnp.inf, 1, smallest)
+    lengths = jnp.where(is_zero, 0, jnp.square(divisor * unit) * squared)
+    both = jnp.stack([lengths, (~is_zero).astype(lengths.dtype)])
+    total, number = crowd.over_neurons(jnp.sum(both, axis=1))
+    return Scales(to, inverse, unit, total, number)
 
 
 def unit_rows(x: Neurons) -> Neurons:
@@ -94,12 +104,11 @@ def binary_scale(x: Float[Array, "*shape"], crowd: Crowd = WHOLE) -> Scalar:
     >>> binary_scale(jnp.array([[-5.0, 0.1]]))
     Array(4., dtype=float32)
     """
-    return _power_of_two(crowd.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax))
+    return _power_of_two(_invertible(crowd.over_all(jnp.max(jnp.abs(x)), jax.lax.pmax)))
 
 
-def _power_of_two(largest: Scalar) -> Scalar:
-    nexp = jnp.finfo(largest.dtype).nexp
-    return jax.lax.reduce_precision(_invertible(largest), nexp, mantissa_bits=0)
+def _power_of_two(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jax.lax.reduce_precision(x, jnp.finfo(x.dtype).nexp, mantissa_bits=0)
 
 
 def _invertible(largest: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -180,7 +189,7 @@ def in_common(g: Neurons, of_g: Scales, crowd: Crowd = WHOLE) -> InCommon:
 
     No matrix of pairs is needed: with unit vectors u of the n rows that are not zero, the sum over
     i != j of u_i u_j is |sum u|^2 - n. Rows of zeros have no direction and are left out of it. Both
-    sums of rows are one product, one pass over G.
+    sums of rows are one product, one pass over G, and their squares another.
 
     >>> g = jnp.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
     >>> [round(float(share), 4) for share in in_common(g, scales(g))]
@@ -188,14 +197,15 @@ def in_common(g: Neurons, of_g: Scales, crowd: Crowd = WHOLE) -> InCommon:
     """
     neurons, _ = crowd.sizes(g)
     inverse_norm = of_g.to.inverse_norm
-    weights = jnp.stack([jnp.full_like(inverse_norm, of_g.unit), inverse_norm / of_g.divisor])
-    sums = jnp.matmul(weights, g, precision=jax.lax.Precision.HIGHEST)
-    squares = crowd.over_features(jnp.sum(jnp.square(crowd.over_neurons(sums)), axis=1))
-    number = crowd.total((inverse_norm != 0).astype(squares.dtype))
+    weights = jnp.stack([jnp.full_like(inverse_norm, of_g.unit), inverse_norm * of_g.inverse])
+    precision = jax.lax.Precision.HIGHEST
+    sums = crowd.over_neurons(jnp.matmul(weights, g, precision=precision))
+    squares = crowd.dot(sums, sums, precision)
+    number = of_g.number
     pairs = number * (number - 1)
     return InCommon(
-        squares[0] / (neurons * jnp.where(of_g.total == 0, 1, of_g.total)),
-        jnp.where(pairs == 0, 0, (squares[1] - number) / jnp.where(pairs == 0, 1, pairs)),
+        squares[0, 0] / (neurons * jnp.where(of_g.total == 0, 1, of_g.total)),
+        jnp.where(pairs == 0, 0, (squares[1, 1] - number) / jnp.where(pairs == 0, 1, pairs)),
     )
 
 

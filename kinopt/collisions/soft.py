@@ -59,9 +59,8 @@ class _Neuron(NamedTuple):
 class _Met(NamedTuple):
     """What a neuron's partners do to it, and what it saw of them."""
 
-    brake: Neurons  # the rows of M G
-    row_norms: Float[Array, " neurons"]  # sum over j of |M_ij|
-    diagonal: Float[Array, " neurons"]  # M_ii
+    brake: Neurons  # the rows of M G, without M_ii
+    row_norms: Float[Array, " neurons"]  # sum over the others of |M_ij|
     cosines: Float[Array, " neurons"]  # sum over the others of |cos(w_i, w_j)|
     max_cosine: Float[Array, " neurons"]
 
@@ -109,27 +108,25 @@ def soft_law(
     def how(mine: _Neuron, other: _Neuron) -> _Met:
         itself = mine.number[:, None] == other.number[None]
         cos_w = cosines(mine.w, other.w) if looks_at_weights else jnp.ones((), g.dtype)
-        m = cos_w * cosines(mine.g, other.g)
-        diagonal = jnp.sum(jnp.where(itself, m, 0), axis=1)
-        m = m if self_term else jnp.where(itself, 0, m)
+        m = jnp.where(itself, 0, cos_w * cosines(mine.g, other.g))
         pairs = jnp.where(itself, 0, jnp.abs(cos_w))
         return _Met(
             # Written so that the sum has the layout of a Flax kernel, which is the transpose.
             (other.gradient.T @ m.T).T,
             jnp.sum(jnp.abs(m), axis=1),
-            diagonal,
             jnp.sum(pairs, axis=1),
             jnp.max(pairs, axis=1),
         )
 
     met = crowd.meet(how, me)
-    norm = crowd.largest(met.row_norms)
+    itself = jnp.sign(me.w.inverse_norm * me.g.inverse_norm)  # M_ii: 1, or 0 for a row of zeros
+    norm = crowd.largest(met.row_norms + itself if self_term else met.row_norms)
     c = jnp.asarray(1 / neurons if coll_coef is None else coll_coef, w.dtype)
     if normalize:
         c = c / jnp.where(norm > 0, norm, 1)
-    after = jnp.where(c == 0, g, g - c * met.brake)  # g - 0 would turn -0 into 0
-    of_pairs = met.brake - met.diagonal[:, None] * g if self_term else met.brake
-    gain, pair_effect = c * norm, squared_ratio(c * of_pairs, of_g, crowd)
+    brake = met.brake + itself[:, None] * g if self_term else met.brake
+    after = jnp.where(c == 0, g, g - c * brake)  # g - 0 would turn -0 into 0
+    gain, pair_effect = c * norm, squared_ratio(c * met.brake, of_g, crowd)
     if not looks_at_weights:
         return after, SoftGradientStats(gain, pair_effect)
     return after, SoftStats(
