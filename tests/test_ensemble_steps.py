@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 import kinopt
-from kinopt import _engine, ensemble
+from kinopt import _engine, _workers, ensemble
 
 KEYS = jax.random.split(jax.random.key(7), 7)
 UP = optax.GradientTransformation(lambda params: (), lambda g, s, p=None: (jnp.ones_like(g), s))
@@ -207,6 +207,25 @@ class TestComplex:
                 KEYS,
                 num_steps=2,
             )
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a CPU alone makes one function")
+def test_number_of_lanes_in_a_single_function(monkeypatch):
+    """No more than it takes, whatever is asked for."""
+    made = []
+    real = _engine.make_workers
+    monkeypatch.setattr(_engine, "make_workers", lambda *a: made.extend(real(*a)) or made)
+    monkeypatch.setattr(_workers, "CPU_LANES", (2, 3))
+    mesh = jax.make_mesh((1,), ("a",), axis_types=(AxisType.Auto,))
+    assert clock(rising, range(5), mesh=mesh, lanes=5, num_steps=2).params.tolist() == [
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
+    (worker,) = made
+    assert {x.shape[0] for x in jax.tree.leaves(worker.line.lanes)} == {3}
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
