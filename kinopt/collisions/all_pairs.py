@@ -122,6 +122,8 @@ def collide_all_pairs(
 
     def weight(degree_i, degree_j):
         """a_ij of an accepted pair: 1, or Metropolis' 1 / max(deg_i, deg_j)."""
+        if not metropolis:
+            return jnp.ones(jnp.broadcast_shapes(degree_i.shape, degree_j.shape), gas.g.dtype)
         return 1 / jnp.maximum(jnp.maximum(degree_i, degree_j), 1).astype(gas.g.dtype)
 
     scatters = not (isinstance(restitution, int | float) and restitution == 0)
@@ -163,11 +165,11 @@ def collide_all_pairs(
             return scatter_pairs(
                 change,
                 everyone.g,
-                everyone.number,
+                None if crowd.num_parts == 1 else everyone.number,
                 lambda i, j: pair_directions(key, i, j, gas.g, crowd),
                 (look(mine, other)[0] & (once & fresh[:, None])).ravel(),
                 wanted,
-                pair=lambda n: (rows[n // columns], first + n % columns),
+                pair=lambda n: (rows[0] + n // columns, first + n % columns),
                 weight=lambda i, j: weight(everyone.degree[i], everyone.degree[j]),
                 restitution=restitution,
                 crowd=crowd,

@@ -105,7 +105,7 @@ def scattered(
 def scatter_pairs(
     change: Neurons,
     g: Neurons,
-    neurons: Int[Array, " neurons"],
+    neurons: Int[Array, " neurons"] | None,
     draw: Callable[[Array, Array], Array],
     accepted: Bool[Array, " candidates"],
     wanted: Bool[Array, ""],
@@ -119,7 +119,8 @@ def scatter_pairs(
     Args:
         change: the sum of Eq. 8 so far.
         g: velocities before any collision.
-        neurons: which neuron of the layer each row of `g` is.
+        neurons: which neuron of the layer each row of `g` is; None: they lie in order, and of a
+            candidate the first comes first.
         draw: numbers of neurons i < j -> n_ij.
         accepted: which candidates collide.
         wanted: whether to do it at all.
@@ -145,10 +146,13 @@ def scatter_pairs(
     def collide(carry):
         done, change = carry
         n = done + 1 + jnp.arange(chunk, dtype=jnp.int32)
-        a, b = pair(jnp.minimum(jnp.searchsorted(ranks, n, method=method), candidates - 1))
-        swapped = neurons[a] > neurons[b]
-        i, j = jnp.where(swapped, b, a), jnp.where(swapped, a, b)
-        n_ij = draw(neurons[i], neurons[j])
+        i, j = pair(jnp.minimum(jnp.searchsorted(ranks, n, method=method), candidates - 1))
+        if neurons is None:
+            n_ij = draw(i, j)
+        else:
+            swapped = neurons[i] > neurons[j]
+            i, j = jnp.where(swapped, j, i), jnp.where(swapped, i, j)
+            n_ij = draw(neurons[i], neurons[j])
         g_r = relative_speed(g[i], g[j], crowd)
         dg = weight(i, j)[:, None] * scattered(g[i], g[j], g_r, n_ij, restitution)
         dg = jnp.where((n <= total)[:, None], dg, 0)
