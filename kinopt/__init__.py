@@ -23,10 +23,10 @@ from kinopt.collisions import (
 from kinopt.descent import bbi, ecd, ecdsep
 from kinopt.descent_state import ECDState
 from kinopt.descent_stats import ECDStats, IsokineticStats, ecd_stats
+from kinopt.diagonal_metric import MetricState, in_metric
 from kinopt.hyperparameters import static_args
 from kinopt.isokinetic import IsokineticState, isokinetic
 from kinopt.layers import NeuronAxes, layer_mask
-from kinopt.diagonal_metric import MetricState, in_metric
 from kinopt.time_step import suggest_dt
 
 __all__ = [

@@ -42,13 +42,16 @@ SAMPLES, JUDGED, NOISE = 500, 2_000, 1.0
 CODE = (64, 8, 64)
 LANES = 15
 
-WIDER = {"rate": (1e-3, 1.0), "eta": (0.5, 300.0)}
-"""Clean data want a direction that is remembered longer than noisy labels do."""
+WIDER = {
+    BASE: {"decay": (1e-4, 10.0)},
+    "isokinetic": {"rate": (1e-3, 1.0), "eta": (0.5, 300.0)},
+}
+"""Where the ranges of `evidence.learning` end too soon, whatever stands after the method's name."""
 
 
 def _method(name: str) -> Method:
     method = learning.METHODS[name]
-    wider = WIDER if name.startswith("isokinetic") else {}
+    wider = WIDER.get(name.partition(",")[0], {})
     return Method(lambda h, key, n, params: method.build(h, key, n), method.ranges | wider)
 
 
