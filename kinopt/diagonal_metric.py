@@ -109,9 +109,7 @@ def in_metric(
         if not learns:
             _check_scales(scales, params)
             return MetricState((), (), inner)
-        if not jax.tree.leaves(
-            params
-        ):  # an entry to stand for the means: see optax.tree.map_params
+        if not jax.tree.leaves(params):  # optax.tree.map_params wants a leaf for the means
             return MetricState(jnp.zeros(0), jnp.zeros(0), inner)
         return MetricState(*_means(jax.tree.map(jnp.zeros_like, params)), inner)
 

@@ -281,6 +281,14 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
             for row in ("isokinetic", "isokinetic, per neuron", "normalized sgd, per neuron")
         )
         assert neurons < -0.04 < 0 < momentum < 0.03 < alone, "behind with one, ahead with many"
+        metric, muon = cell(nets, "isokinetic, in metric", text), cell(nets, "muon", text)
+        assert muon < metric < -0.02, "ahead after few steps"
+    text = "evidence.longer", "characters, longer"
+    gap, metric, muon = (
+        cell(text[0], row, text[1])
+        for row in ("isokinetic, per neuron", "isokinetic, in metric", "muon")
+    )
+    assert muon < 0 < 2 * metric < gap, "most of the gap is closed"
     spheres = [f"isokinetic{name}" for name in ("", ", per tensor", ", per neuron")]
     behind = [cell(nets, name, "equation") for name in spheres]
     assert 0 < behind[0] < min(behind[1:]), "with many spheres further than with one"
@@ -374,13 +382,18 @@ README_SAYS = (
     "state; `ecdsep` with `cool=True` and decay "
     "{{ cell | evidence.learning | mean over tasks | ecdsep, cool }}; `bbi` "
     "{{ cell | evidence.learning | mean over tasks | bbi }}. Two small "
-    "transformers, nats more than AdamW: one sphere "
+    "transformers, nats more than AdamW after some 300 steps: one sphere "
     "{{ cell | evidence.architectures | isokinetic | characters }} and "
     "{{ cell | evidence.architectures | isokinetic | code }}, `per_neuron=True` "
     "{{ cell | evidence.architectures | isokinetic, per neuron | characters }} and "
-    "{{ cell | evidence.architectures | isokinetic, per neuron | code }}, momentum with such steps "
-    "{{ cell | evidence.architectures | normalized sgd, per neuron | characters }} and "
-    "{{ cell | evidence.architectures | normalized sgd, per neuron | code }} |",
+    "{{ cell | evidence.architectures | isokinetic, per neuron | code }}, `in_metric` "
+    "{{ cell | evidence.architectures | isokinetic, in metric | characters }} and "
+    "{{ cell | evidence.architectures | isokinetic, in metric | code }}, Muon "
+    "{{ cell | evidence.architectures | muon | characters }} and "
+    "{{ cell | evidence.architectures | muon | code }}; after 1,500 steps `per_neuron=True` "
+    "{{ cell | evidence.longer | isokinetic, per neuron | characters, longer }}, `in_metric` "
+    "{{ cell | evidence.longer | isokinetic, in metric | characters, longer }}, Muon "
+    "{{ cell | evidence.longer | muon | characters, longer }} |",
 )
 """What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
 

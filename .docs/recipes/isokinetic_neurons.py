@@ -1,8 +1,10 @@
-"""A sphere for each neuron: where one length for all parameters is behind, as on a transformer.
+"""Where one length for all parameters is behind, as on a transformer: a metric, or many spheres.
 
-Every neuron turns by its own gradient, and goes a share of the step that belongs to its number of
-weights. `neuron_axes` says what the neurons are where it is not the last axis: the tokens of an
-embedding, the heads and features of a query, a key or a value, and no biases.
+`in_metric` gives each entry a scale, which it learns from the rows and the columns of the
+gradients. With `per_neuron=True` every neuron turns by its own gradient, and goes a share of the
+step that belongs to its number of weights. `neuron_axes` says what the neurons are where it is not
+the last axis: the tokens of an embedding, the heads and features of a query, a key or a value, and
+no biases.
 """
 
 import flax.linen as nn
@@ -36,35 +38,47 @@ def axes(path, tensor):
 
 
 text = jnp.cumsum(jnp.arange(400) % 3) % 8  # each symbol follows from the two before
-model, steps = Reader(), 300
-params = model.init(jax.random.key(0), text[None, :12])["params"]
-optimizer = kinopt.isokinetic(
-    optax.cosine_decay_schedule(0.03 * optax.tree.norm(params), steps),
+model, steps = Reader(), 200
+start = model.init(jax.random.key(0), text[None, :12])["params"]
+
+
+def schedule(share):
+    """A cosine from this share of the length of all parameters to zero."""
+    return optax.cosine_decay_schedule(share * optax.tree.norm(start), steps)
+
+
+in_metric = kinopt.in_metric(kinopt.isokinetic(schedule(0.1), weight_decay=1e-3))
+per_neuron = kinopt.isokinetic(
+    schedule(0.03),
     eta=30.0,
     per_neuron=True,
     neuron_axes=lambda params: jax.tree.map_with_path(axes, params),
 )
-state = optimizer.init(params)
 
 
-def loss_of(params, start):
-    """Of the next symbol, in nats, on 16 windows."""
-    windows = text[start[:, None] + jnp.arange(13)]
+def loss_of(params, place):
+    """Of the next symbol, in nats, on windows of the text."""
+    windows = text[place[:, None] + jnp.arange(13)]
     logits = model.apply({"params": params}, windows[:, :-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, windows[:, 1:]).mean()
 
 
-@jax.jit
-def step(params, state, n):
-    """One step of training; `value` is the loss that the gradient is of."""
-    start = jax.random.randint(jax.random.fold_in(jax.random.key(1), n), (16,), 0, 380)
-    value, grads = jax.value_and_grad(loss_of)(params, start)
-    updates, state = optimizer.update(grads, state, params, value=value)
-    return optax.apply_updates(params, updates), state
+def train(optimizer):
+    """The loss after all steps. `value` is the loss that the gradient is of."""
+
+    @jax.jit
+    def step(params, state, n):
+        place = jax.random.randint(jax.random.fold_in(jax.random.key(1), n), (16,), 0, 380)
+        value, grads = jax.value_and_grad(loss_of)(params, place)
+        updates, state = optimizer.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    params, state = start, optimizer.init(start)
+    for n in range(steps):
+        params, state = step(params, state, n)
+    return loss_of(params, jnp.arange(16))
 
 
-before = loss_of(params, jnp.arange(16))
-for n in range(steps):
-    params, state = step(params, state, n)
-after = loss_of(params, jnp.arange(16))
-assert after < 0.5 * before
+before = loss_of(start, jnp.arange(16))
+for optimizer in (in_metric, per_neuron):
+    assert train(optimizer) < 0.5 * before
