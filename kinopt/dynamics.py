@@ -42,7 +42,7 @@ from kinopt._batching import if_any_lane
 from kinopt._keys import typed_key
 from kinopt._typing import PyTree, Scalar
 from kinopt.descent_state import ECDState, Settings, step_lengths
-from kinopt.hamiltonians import factors, velocity_factor
+from kinopt.hamiltonians import velocity_factor
 from kinopt.shell import Shell, energy_shell
 
 __all__ = ["step"]
@@ -116,7 +116,7 @@ def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) ->
     gradient_sq = trees.squared_norm(gradient).astype(dtype)
     shell = energy_shell(settings, state, loss, first, eps)
     length = momenta.root(shell.asked_sq)
-    force, velocity = factors(settings.hamiltonian, shell.v, shell.asked_sq)
+    force, half = jax.grad(settings.hamiltonian.energy, (0, 1))(shell.v, shell.asked_sq)
     kick = (dt_at_start if settings.cool else dt) * (force.astype(dtype) * shell.slope)
     # The end also is where the momentum outgrows its type: for Born-Infeld, V < 4 E^2 / max. A kick
     # that is too long for the type is another thing: an infinity that would come of this step.
@@ -140,7 +140,7 @@ def look(settings: Settings, gradient: PyTree, state: ECDState, loss: Scalar) ->
         shell=shell,
         length=length,
         kick=jnp.where(moving, kick, 0),
-        velocity=velocity.astype(dtype),
+        velocity=2 * half.astype(dtype),
         gradient_sq=gradient_sq,
         first=first,
         good=good,

@@ -45,7 +45,6 @@ from kinopt._typing import Number, Scalar
 __all__ = [
     "Hamiltonian",
     "born_infeld",
-    "factors",
     "force_factor",
     "logarithmic",
     "massive",
@@ -158,12 +157,6 @@ def force_factor(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> Sc
     1.133333
     """
     return jax.grad(hamiltonian.energy, argnums=0)(v, momentum_sq)
-
-
-def factors(hamiltonian: Hamiltonian, v: Number, momentum_sq: Number) -> tuple[Scalar, Scalar]:
-    """`force_factor` and `velocity_factor`; what they share is worked out once."""
-    force, half = jax.grad(hamiltonian.energy, argnums=(0, 1))(v, momentum_sq)
-    return force, 2 * half
 
 
 def born_infeld() -> Hamiltonian:

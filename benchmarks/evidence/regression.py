@@ -122,6 +122,7 @@ class Settings:
     """The tasks, the steps of a training, the budget of the search, and the fresh seeds."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
+    methods: tuple[str, ...] = tuple(METHODS)
     num_steps: int = 1500
     num_trials: int = 60
     trial_seeds: int = 2
@@ -130,7 +131,14 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Settings(("regression",), num_steps=3, num_trials=2, trial_seeds=1, num_seeds=2),
+    "smoke": Settings(
+        ("regression",),
+        (BASE, "isokinetic, cool"),
+        num_steps=3,
+        num_trials=2,
+        trial_seeds=1,
+        num_seeds=2,
+    ),
     "laptop": Settings(),
     "paper": Settings(num_steps=6000, num_seeds=120),
 }
@@ -138,7 +146,7 @@ PRESETS = {
 
 def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     """For each task and method a row: the search, and the test of what it chose."""
-    cases = done.left({"task": t, "method": m} for t in settings.tasks for m in METHODS)
+    cases = done.left({"task": t, "method": m} for t in settings.tasks for m in settings.methods)
     made = functools.cache(lambda name: TASKS[name]())
     for case, _ in counted(cases, "methods"):
         task, method = made(case["task"]), case["method"]
