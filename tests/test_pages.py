@@ -268,6 +268,10 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
     assert cell(*mean, "bbi") < cell(*mean, "bbi, cool") - 1, "cool mends most"
     assert abs(cell(*mean, "isokinetic, cool")) < 0.31, "level"
     assert cell(*mean, "isokinetic") > cell(*mean, "isokinetic, cool"), "cool gains nothing"
+    tasks = ("regression", "mixture", "autoencoder", "six", "shift")
+    unit = [cell("evidence.regression", "isokinetic, cool", task) for task in tasks]
+    assert max(unit[:2]) < 0 < min(unit[2:]), "ahead on two, behind on three"
+    assert unit[4] > 0.2, "much so on the last"
     rates = "evidence.rates"
     assert cell(rates, "ecdsep, cool", "x 10") > -0.2, "tenfold loses nothing"
     assert cell(rates, "ecdsep, cool", "all rates") > cell(rates, "adamw", "all rates")

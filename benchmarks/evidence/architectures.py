@@ -343,13 +343,17 @@ def compared(rows: list[Row]) -> list[str]:
 
 
 def headline(rows: list[Row]) -> str:
-    """What the methods at unit speed have more than AdamW."""
-    said = [
-        f"{task} {mean_and_error(values, '+')}"
-        for (task, method), values in differences(rows).items()
-        if method == "isokinetic, per neuron"
-    ]
-    return f"isokinetic, per neuron, less tuned {BASE}: " + ", ".join(said)
+    """What the two that carry furthest have more than AdamW."""
+    found, said = differences(rows), []
+    for method in ("isokinetic, per neuron", "isokinetic, in metric"):
+        tasks = [
+            f"{task} {mean_and_error(values, '+')}"
+            for (task, name), values in found.items()
+            if name == method
+        ]
+        if tasks:
+            said.append(f"{method}, less tuned {BASE}: {', '.join(tasks)}")
+    return "; ".join(said)
 
 
 def plot(rows: list[Row]) -> Figure:
