@@ -144,9 +144,10 @@ def _rows(settings: Settings, size: int) -> Iterator[Row]:
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, states[name], gradient, value)
         compiled = lowered.compile()
         touched[name] = (compiled.cost_analysis() or {}).get("bytes accessed", float("nan"))
-        memory = compiled.memory_analysis()
-        held[name] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        held[name] += memory.output_size_in_bytes - memory.alias_size_in_bytes
+        held[name] = float("nan")
+        if (memory := compiled.memory_analysis()) is not None:
+            held[name] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            held[name] += memory.output_size_in_bytes - memory.alias_size_in_bytes
 
         def advance():
             nonlocal params
