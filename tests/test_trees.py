@@ -93,3 +93,20 @@ def test_narrow_leaves_are_drawn_in_float32():
     narrow = trees.random_normal(jax.random.key(0), jnp.zeros(7, jnp.bfloat16))
     assert narrow.dtype == jnp.float32
     np.testing.assert_array_equal(wide, narrow)
+
+
+def test_noise_goes_where_it_is_asked_for(monkeypatch):
+    """Leaf by leaf, large and small, whether it is known when or not."""
+    monkeypatch.setattr(trees, "SMALL_LEAF", 4)
+    tree, key = {"large": jnp.ones((3, 4)), "small": jnp.ones(2), "whole": 7}, jax.random.key(0)
+    expected = trees.random_normal(key, tree)
+
+    def made(when):
+        return trees.map_normal(key, when, lambda noise, x, y: x + 2 * noise + y, tree, tree)
+
+    for drawn in (made(None), jax.jit(made)(True), jax.vmap(made)(jnp.array([True]))):
+        for name in ("large", "small"):
+            found = np.squeeze(drawn[name])
+            np.testing.assert_allclose(found, 2 + 2 * expected[name], rtol=1e-5)
+    for name, leaf in jax.jit(made)(False).items():
+        np.testing.assert_array_equal(leaf, tree[name])

@@ -17,11 +17,10 @@ Scale: 33,000 parameters; the deeper network, of 215,000, was not run yet.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from benchmarks.evidence._architecture_tasks import LONGER
 from benchmarks.evidence._search import searched
-from benchmarks.evidence.architectures import BASE, headline, methods, plot, table
+from benchmarks.evidence.architectures import BASE, Settings, headline, methods, plot, table
 from benchmarks.progress import counted
 from benchmarks.record import NOTHING, Done, Row
 
@@ -38,20 +37,9 @@ METHODS = (
 STEPS = {"characters, longer": 1500, "code, deeper": 250}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The tasks with the steps of a training, the budget of the search, and the fresh seeds."""
-
-    tasks: dict[str, int] = field(default_factory=lambda: dict(STEPS))
-    num_trials: int = 24
-    trial_seeds: int = 1
-    num_seeds: int = 30
-    seed: int = 0
-
-
 PRESETS = {
     "smoke": Settings({"characters, longer": 3}, num_trials=2, num_seeds=2),
-    "laptop": Settings(),
+    "laptop": Settings(STEPS),
     "paper": Settings({name: 4 * steps for name, steps in STEPS.items()}, trial_seeds=2),
 }
 
