@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+import kinopt
 from benchmarks import data, encoder
 from benchmarks.evidence import _architecture_tasks as tasks
 from benchmarks.evidence import architectures, when
@@ -94,6 +95,14 @@ def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
     for rest in (moved["tokens"]["embedding"], moved["head"]["kernel"], moved["query"]["bias"]):
         np.testing.assert_allclose(jnp.abs(rest), jnp.abs(rest).max(), rtol=1e-3)
         assert 0.1 <= jnp.abs(rest).max() < 0.15  # Nesterov's first step is longer
+
+
+def test_scales_of_rows_and_columns_are_a_small_part_of_a_momentum():
+    """The page says 8 %, of the network of the characters."""
+    params = tasks.TASKS["characters"]().init(jax.random.key(0))
+    state = kinopt.in_metric(kinopt.isokinetic(0.1)).init(params)
+    momentum = sum(x.size for x in jax.tree.leaves(params))
+    assert 0.075 < sum(x.size for x in state.rows + state.columns) / momentum < 0.085
 
 
 def test_a_transformer_does_not_look_ahead():
