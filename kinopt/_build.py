@@ -10,18 +10,18 @@ them. What is done about that depends on the device:
 """
 
 import contextlib
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from kinopt._batching import branchless
 from kinopt._scalars import Apart
 from kinopt._typing import PyTree
 
-__all__ = ["Build", "outside_function"]
+__all__ = ["Build", "Form"]
 
 
 SINGLE_OPTIONS = {
@@ -40,28 +40,23 @@ class Build(NamedTuple):
 
     is_small: bool = False  # arrays are taken apart
     is_single: bool = False  # a round is one function
+    is_whole: bool = False  # so are all of them, and what puts seeds into lanes
     is_branchless: bool = False
     piece: int = 4  # steps between two looks at how many lanes are free
 
-    def steps(
-        self, step: Callable[..., tuple], lanes: tuple
-    ) -> tuple[Any, Callable[[Any], Any], Callable[[Any], tuple]]:
-        """What a loop over steps carries; a step of all lanes on it; and lanes out of it.
+    def form(self, lanes: PyTree) -> "Form":
+        """How lanes are carried: trees with a leading axis of lanes in every leaf."""
+        leaves, structure = jax.tree.flatten(lanes)
+        lane = jax.tree.unflatten(structure, [x[0] for x in leaves])
+        return Form(structure, Apart.of(lane) if self.is_small else None)
 
-        Args:
-          step: of one lane: trees -> the same trees, one step later.
-          lanes: these trees, with a leading axis of lanes.
-        """
-        if not self.is_small:
-            one = jax.vmap(step)
-            return lanes, lambda lanes: one(*lanes), lambda lanes: lanes
-        apart = Apart.of(jax.tree.map(lambda x: x[0], lanes))
-        one = jax.vmap(functools.partial(apart.evaluate, lambda lane: step(*lane)))
-        return apart.numbers(lanes, lead=1), one, functools.partial(apart.tree, lead=1)
+    def round(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """A round, to be called: what it reads, and what it makes anew."""
+        return _single_function(function) if self.is_single and not self.is_whole else function
 
-    def round(self, steps: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """The round, to be called."""
-        return _single_function(steps) if self.is_single else steps
+    def whole(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        """All there is to do, likewise."""
+        return _single_function(function) if self.is_whole else function
 
     @property
     def compiler_options(self) -> dict[str, str | bool]:
@@ -73,6 +68,30 @@ class Build(NamedTuple):
         return branchless() if self.is_branchless else contextlib.nullcontext()
 
 
+class Form(NamedTuple):
+    """Lanes as a list of arrays, each with a leading axis of lanes."""
+
+    structure: Any
+    apart: Apart | None  # whose numbers these are; None: leaves, as they are
+
+    def numbers(self, lanes: PyTree) -> list[jax.Array]:
+        """The list of these trees."""
+        return self.apart.numbers(lanes, lead=1) if self.apart else jax.tree.leaves(lanes)
+
+    def tree(self, numbers: list[jax.Array]) -> PyTree:
+        """The trees of this list."""
+        if self.apart:
+            return self.apart.tree(numbers, lead=1)
+        return jax.tree.unflatten(self.structure, numbers)
+
+    def call(self, function: Callable[[PyTree], PyTree], made: "Form") -> Callable[[list], list]:
+        """A function of one lane, tree -> tree, as one of all lanes, list -> list of that form."""
+        apart, parts = self.apart, made.apart
+        if apart is None or parts is None:
+            return lambda numbers: jax.tree.leaves(jax.vmap(function)(self.tree(numbers)))
+        return jax.vmap(lambda numbers: apart.evaluate(function, numbers, parts))
+
+
 def _single_function(function):
     """Asks XLA's CPU compiler for one function, instead of one call for each operation in it.
 
@@ -82,13 +101,31 @@ def _single_function(function):
     know the mark, nothing changes but the time.
     """
 
+    @jax.jit
+    def inside(read, *arguments):
+        with set_xla_metadata(xla_cpu_small_call=None, inlineable=None):
+            zero = sum(map(_zero_of, jax.tree.leaves(read)), jnp.zeros((), jnp.int32))
+            leaves, structure = jax.tree.flatten(function(read, *arguments))
+            return jax.tree.unflatten(structure, [leaves[0] + zero, *leaves[1:]])
+
     def call(*arguments):
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            return function(*arguments)
+            return inside(*arguments)
 
     return call
 
 
-def outside_function() -> contextlib.AbstractContextManager[Any]:
-    """Where the mark of a single function is not set: inside of it."""
-    return set_xla_metadata(xla_cpu_small_call=None, inlineable=None)
+def _zero_of(x: jax.Array) -> jax.Array:
+    """Zero, int32 [], that comes of an array: there are no 256 bits in a number.
+
+    The compiler aborts the process where a function has an argument that nothing in it reads, as
+    may happen when `x * 0` has been simplified. This it does not see through; the next one does.
+    """
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    if not x.size:
+        return jnp.zeros((), jnp.int32)
+    entry = jnp.real(x[(0,) * x.ndim])
+    if jnp.issubdtype(entry.dtype, jnp.floating):
+        entry = jax.lax.bitcast_convert_type(entry, f"uint{8 * entry.dtype.itemsize}")
+    return jax.lax.population_count(entry.astype(jnp.uint32)).astype(jnp.int32) >> 8

@@ -11,6 +11,7 @@ import pathlib
 import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -35,6 +36,9 @@ SECONDS_PER_CALL = 0.3
 
 FIRST_ROUNDS = 16
 """Chunks in a program's first call, which measures how long a chunk takes."""
+
+_paces: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+"""Seconds that a chunk of a program has taken."""
 
 FUNCTIONS = {"ensemble": "functions or keep", "loop": "step or init"}
 """What a program comes from, for each kind of run."""
@@ -64,6 +68,13 @@ def _outcomes(line: Line) -> Counter:
     return Counter(np.asarray(line.ended.outcome)[: int(line.num_ended)].tolist())
 
 
+def _rounds(program: Any, default: int) -> int:
+    """Chunks of a call."""
+    if program not in _paces:
+        return default
+    return max(1, int(SECONDS_PER_CALL / max(_paces[program], 1e-7)))
+
+
 def drive(
     workers: list[Worker], title: str | None, checkpoint: Checkpoint | None = None
 ) -> tuple[list[Line], bool]:
@@ -85,7 +96,7 @@ def drive(
 
     def work(n: int) -> None:
         program, source = workers[n].program, workers[n].source
-        rounds = FIRST_ROUNDS
+        rounds = _rounds(program, FIRST_ROUNDS)
         while numbers[n] < lengths[n] and not leave.is_set():
             began = time.perf_counter()
             lines[n] = program(source, lines[n], np.int32(rounds))
@@ -95,8 +106,9 @@ def drive(
             if checkpoint is not None:
                 done = numbers[n] == lengths[n] or leave.is_set()
                 checkpoint.save(workers[n].share, lines[n], done)
-            aim = SECONDS_PER_CALL / max(time.perf_counter() - began, 1e-6)
-            rounds = max(1, int(rounds * min(aim, 8)))
+            if numbers[n] < lengths[n]:
+                _paces[program] = (time.perf_counter() - began) / rounds
+                rounds = min(_rounds(program, rounds), 8 * rounds)
 
     with (
         _bar(sum(lengths), title) as show,
@@ -160,13 +172,14 @@ def in_order(lines: list[Line], size: int) -> Row:
     rows = jax.device_put(rows, device)
     num_rows = rows[0].seed.shape[0]
     # Row r of share n holds the seed n * size + seed[r].
-    seed = [n * size + np.asarray(share.seed)[: number[n]] for n, share in enumerate(rows)]
-    place = [n * num_rows + np.arange(number[n]) for n in range(len(rows))]
-    where = np.full(len(rows) * size, -1)
-    where[np.concatenate(seed)] = np.concatenate(place)
-    seed = np.flatnonzero(where >= 0)
+    where = np.full(len(rows) * size, -1, np.int32)
+    for n, share in enumerate(rows):
+        where[n * size + np.asarray(share.seed)[: number[n]]] = np.arange(
+            n * num_rows, n * num_rows + number[n]
+        )
+    seed = np.flatnonzero(where >= 0).astype(np.int32)
     row = _take(tuple(rows), where[seed])
-    return row._replace(seed=jnp.asarray(seed, jnp.int32))
+    return row._replace(seed=jnp.asarray(seed))
 
 
 def _about(kind: str, task: Task, seeds: Seeds, worker: Worker, programs: int) -> dict[str, Any]:

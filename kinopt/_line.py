@@ -6,8 +6,8 @@ fixed number of *lanes* work on the seeds that wait in line:
 
     repeat
         steps of every lane: `chunk`, or until many are free      advance
-        write down the seeds that ended, in the order they did    _collect
-        put the next seeds in line into the freed lanes           _refill
+        write down the seeds that ended, in the order they did    turn
+        put the next seeds in line into the freed lanes
 
 A lane is vmapped. A step makes a new carry of the old one, and says how the seed ended, if it did,
 and what is to be kept of it in that case: what is kept is what was at the very step a seed ended,
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from kinopt import trees
 from kinopt._batching import if_any_lane
-from kinopt._build import Build, outside_function
+from kinopt._build import Build, Form
 from kinopt._typing import PyTree
 
 __all__ = [
@@ -35,9 +35,11 @@ __all__ = [
     "Source",
     "Task",
     "advance",
+    "at_once",
     "first",
     "lane_step",
     "start",
+    "turn",
 ]
 
 AT_ONCE = 8
@@ -91,12 +93,15 @@ class Row(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What has become of the seeds: those that wait, those at work, those that ended."""
+    """What has become of the seeds: those that wait, those at work, those that ended.
+
+    While a program works on it, the lanes and what is kept are None here: it has their numbers.
+    """
 
     num_started: jax.Array  # int32 []
     num_ended: jax.Array  # int32 []
-    lanes: Lane  # [lanes]
-    kept: Kept  # [lanes]
+    lanes: Any  # Lane [lanes]
+    kept: Any  # Kept [lanes]
     ended: Row  # [seeds + lanes]: in the order in which they ended, then rubbish
 
 
@@ -105,7 +110,7 @@ def _strong(carry: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), carry)
 
 
-def first(task: Task, key: jax.Array, start: PyTree, shared: PyTree, seed: Any = 0) -> Lane:
+def first(task: Task, shared: PyTree, seed: Any, key: jax.Array, start: PyTree) -> Lane:
     """A lane that has just taken up a seed."""
     return Lane(
         seed=jnp.asarray(seed, jnp.int32),
@@ -131,12 +136,12 @@ def lane_step(task: Task, shared: PyTree, lane: Lane, kept: Kept) -> tuple[Lane,
     return Lane(lane.seed, _strong(carry), num_steps, lane.ended | ends), kept
 
 
-def _freed(source: Source, lanes: Lane) -> jax.Array:
+def _freed(length: jax.Array, lanes: Lane) -> jax.Array:
     """Which lanes have a seed that has ended, and that nobody has written down."""
-    return lanes.ended & (lanes.seed < source.length)
+    return lanes.ended & (lanes.seed < length)
 
 
-def _at_once(num_lanes: int) -> int:
+def at_once(num_lanes: int) -> int:
     """How many lanes are written down and refilled at once."""
     return min(num_lanes, max(2, num_lanes // AT_ONCE))
 
@@ -147,70 +152,101 @@ def _rows(task: Task, lanes: Lane, kept: Kept) -> Row:
     return Row(lanes.seed, kept.num_steps, kept.outcome, result)
 
 
-def _collect(task: Task, source: Source, line: Line, number: int) -> Line:
-    """Writes the first lanes that are free, so many, behind those that ended before them."""
-    freed = _freed(source, line.lanes)
-    # Their places; where there are fewer, what is written is overwritten by the next.
-    which = jnp.searchsorted(jnp.cumsum(freed), 1 + jnp.arange(number))
-    lanes, kept = line.lanes._replace(carry=None), line.kept
-    rows = _rows(task, *jax.tree.map(lambda x: x[which], (lanes, kept)))
+def turn(
+    task: Task,
+    build: Build,
+    number: int,
+    form: Form,
+    read: tuple[Source, list[jax.Array]],
+    line: Line,
+    numbers: list[jax.Array],
+) -> tuple[Line, list[jax.Array]]:
+    """Writes down the first seeds that have ended, so many, and puts the next into their lanes.
 
-    def write(old, new):
+    Args:
+      task: what the seeds have in common.
+      build: how this is compiled.
+      number: how many at most.
+      form: that of the lanes and of what is kept of them.
+      read: the seeds, and what is kept of the lanes.
+      line: what has become of the seeds, but for the lanes.
+      numbers: the lanes.
+
+    Returns:
+      The line, and the lanes.
+    """
+    source, kept = read
+    lanes, _ = form.tree([*numbers, *kept])
+    freed = _freed(source.length, lanes)
+    rank = jnp.cumsum(freed, dtype=jnp.int32) - 1  # of a free lane among these
+    which = jnp.searchsorted(rank, jnp.arange(number))
+    ended = jnp.minimum(jnp.sum(freed, dtype=jnp.int32), number)
+    started = jnp.minimum(ended, source.length - line.num_started)
+    rows = _rows(task, *form.tree([x[which] for x in (*numbers, *kept)]))
+
+    def write(old, new):  # where there are fewer, what is rubbish is overwritten by the next
         return jax.lax.dynamic_update_slice_in_dim(old, new, line.num_ended, axis=0)
 
-    written = jnp.minimum(jnp.sum(freed, dtype=jnp.int32), number)
-    return line._replace(
-        ended=jax.tree.map(write, line.ended, rows), num_ended=line.num_ended + written
+    line = Line(
+        num_started=line.num_started + started,
+        num_ended=line.num_ended + ended,
+        lanes=None,
+        kept=None,
+        ended=jax.tree.map(write, line.ended, rows),
     )
+    seed = line.num_started - started + jnp.arange(number, dtype=jnp.int32)
+    row = jnp.minimum(seed, source.length - 1)
+    start = jax.tree.map(lambda x: x[row], source.starts) if task.stacked else None
 
+    def fresh(given):
+        seed, key, start = given
+        return first(task, source.shared, seed, key, start if task.stacked else source.starts)
 
-def _refill(task: Task, source: Source, line: Line, number: int) -> Line:
-    """Puts the next seeds in line into the first lanes that are free, so many."""
-    lanes, freed = line.lanes, _freed(source, line.lanes)
-    next_ = line.num_started + jnp.arange(number, dtype=jnp.int32)
-    row = jnp.minimum(next_, source.length - 1)
-    given = jax.tree.map(lambda x: x[row], source.starts) if task.stacked else source.starts
-    axes = (0, 0 if task.stacked else None, None, 0)
-    fresh = jax.vmap(functools.partial(first, task), axes)(
-        source.keys[row], given, source.shared, next_
-    )
-    rank = jnp.cumsum(freed, dtype=jnp.int32) - 1  # of a free lane among these
+    given = seed, source.keys[row], start
+    before = build.form(given)
+    new = before.call(fresh, build.form(lanes))(before.numbers(given))
+    seeds, *others = numbers  # in the order of the fields of a lane
     free = freed & (rank < number)
-    starts = free & (line.num_started + rank < source.length)
-    rank = jnp.clip(rank, 0, number - 1)
-
-    def where_starts(new, old):
-        return jnp.where(starts.reshape(starts.shape + (1,) * (old.ndim - 1)), new[rank], old)
-
-    filled = jax.tree.map(where_starts, fresh, lanes)
-    return line._replace(
-        lanes=filled._replace(seed=jnp.where(free & ~starts, source.length, filled.seed)),
-        num_started=line.num_started + jnp.sum(starts, dtype=jnp.int32),
-    )
+    numbers = [jnp.where(free, source.length, seeds), *others]  # there may be none left
+    if build.is_whole:
+        return line, _put(numbers, new, which, started)
+    starts, rank = free & (rank < started), jnp.clip(rank, 0, number - 1)
+    return line, jax.vmap(trees.where)(starts, [x[rank] for x in new], numbers)
 
 
-def start(task: Task, num_lanes: int, source: Source) -> Line:
+def _put(lanes: list, new: list, which: jax.Array, number: jax.Array) -> list[jax.Array]:
+    """Puts the first rows into these lanes: where an operation costs nothing to start, one by one.
+
+    It takes as long as the rows need, not as all lanes do.
+    """
+
+    def one(n, lanes):
+        return [
+            jax.lax.dynamic_update_index_in_dim(lane, x[n], which[n], axis=0)
+            for x, lane in zip(new, lanes, strict=True)
+        ]
+
+    return jax.lax.fori_loop(0, number, one, lanes)
+
+
+def start(task: Task, num_lanes: int, build: Build, source: Source) -> Line:
     """A line of seeds, the first of them in the lanes."""
     given = jax.tree.map(lambda x: x[0], source.starts) if task.stacked else source.starts
-    lane = first(task, source.keys[0], given, source.shared)._replace(ended=jnp.ones((), bool))
+    lane = first(task, source.shared, 0, source.keys[0], given)._replace(ended=jnp.ones((), bool))
     step = functools.partial(task.step, lane.carry, lane.num_steps, source.shared)
     seen = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(step)[2])
-
-    def rows(lane, number):
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), lane)
-
-    lanes = rows(lane, num_lanes)
-    kept = rows(Kept(lane.num_steps, jnp.zeros((), jnp.int32), seen), num_lanes)
+    both = lane, Kept(lane.num_steps, jnp.zeros((), jnp.int32), seen)
+    lanes, kept = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_lanes, *x.shape)), both)
     row = jax.eval_shape(functools.partial(_rows, task), lanes, kept)
-    number = source.keys.shape[0] + num_lanes
-    line = Line(
-        num_started=jnp.zeros((), jnp.int32),
-        num_ended=jnp.zeros((), jnp.int32),
-        lanes=lanes,
-        kept=kept,
-        ended=jax.tree.map(lambda x: jnp.zeros((number, *x.shape[1:]), x.dtype), row),
-    )
-    return _refill(task, source, line, num_lanes)
+    size, none = source.keys.shape[0] + num_lanes, jnp.zeros((), jnp.int32)
+    ended = jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), row)
+    form = build.form((lanes, kept))
+    fill = build.whole(functools.partial(turn, task, build, num_lanes, form))
+    numbers, kept_numbers = build.form(lanes).numbers(lanes), build.form(kept).numbers(kept)
+    line = Line(none, none, None, None, ended)
+    line, numbers = fill((source, kept_numbers), line, numbers)
+    lanes, _ = form.tree([*numbers, *kept_numbers])
+    return line._replace(num_ended=none, lanes=lanes, kept=kept)
 
 
 def advance(
@@ -235,36 +271,48 @@ def advance(
     """
     piece = chunk if even else math.gcd(chunk, build.piece)
     num_lanes = len(line.lanes.seed)
-    enough = num_lanes if even else _at_once(num_lanes)
+    enough = num_lanes if even else at_once(num_lanes)
 
-    @jax.jit
-    def steps(lanes: Lane, kept: Kept) -> tuple[Lane, Kept]:
-        both, step, whole = build.steps(
-            functools.partial(lane_step, task, source.shared), (lanes, kept)
-        )
+    form = build.form((line.lanes, line.kept))
+    split = len(build.form(line.lanes).numbers(line.lanes))
+
+    @build.round
+    def steps(read, numbers):
+        length, shared = read
+        step = form.call(lambda both: lane_step(task, shared, *both), form)
 
         def more(carry):
-            (lanes, _), count = whole(carry[0]), carry[1]
-            freed = jnp.sum(_freed(source, lanes), dtype=jnp.int32)
+            (lanes, _), count = form.tree(carry[0]), carry[1]
+            freed = jnp.sum(_freed(length, lanes), dtype=jnp.int32)
             return (count < chunk) & (freed < enough) & ~jnp.all(lanes.ended)
 
         def some(carry):
-            both, count = carry
-            return jax.lax.fori_loop(0, piece, lambda _, both: step(both), both), count + piece
+            numbers, count = carry
+            return jax.lax.fori_loop(0, piece, lambda _, x: step(x), numbers), count + piece
 
-        with outside_function():
-            carry = both, 0
-            return whole((some(carry) if even else jax.lax.while_loop(more, some, carry))[0])
+        carry = numbers, 0
+        return (some(carry) if even else jax.lax.while_loop(more, some, carry))[0]
 
-    def goes_on(carry):
-        line, round_ = carry
-        return (round_ < rounds) & (line.num_ended < source.length)
+    @build.whole
+    def work(read, line, numbers):
+        source, rounds = read
 
-    def body(carry):
-        line, round_ = carry
-        lanes, kept = build.round(steps)(line.lanes, line.kept)
-        line = _collect(task, source, line._replace(lanes=lanes, kept=kept), enough)
-        return _refill(task, source, line, enough), round_ + 1
+        def goes_on(carry):
+            line, _, round_ = carry
+            return (round_ < rounds) & (line.num_ended < source.length)
 
+        def body(carry):
+            line, numbers, round_ = carry
+            numbers = steps((source.length, source.shared), numbers)
+            lanes, kept = numbers[:split], numbers[split:]
+            line, lanes = turn(task, build, enough, form, (source, kept), line, lanes)
+            return line, [*lanes, *kept], round_ + 1
+
+        carry = line, numbers, jnp.zeros((), jnp.int32)
+        return jax.lax.while_loop(goes_on, body, carry)[:2]
+
+    numbers, line = form.numbers((line.lanes, line.kept)), line._replace(lanes=None, kept=None)
     with build.context():
-        return jax.lax.while_loop(goes_on, body, (line, jnp.zeros((), jnp.int32)))[0]
+        line, numbers = work((source, rounds), line, numbers)
+    lanes, kept = form.tree(numbers)
+    return line._replace(lanes=lanes, kept=kept)

@@ -105,10 +105,15 @@ class Apart(NamedTuple):
         leaves = [_whole(x, lead) for x in _nested(numbers, self.like)]
         return jax.tree.unflatten(self.structure, leaves)
 
-    def evaluate(self, function: Callable[[PyTree], PyTree], numbers: list[Any]) -> list[Any]:
-        """The numbers of `function(tree)`, which is like the tree, of the numbers of a tree."""
+    def evaluate(
+        self,
+        function: Callable[[PyTree], PyTree],
+        numbers: list[Any],
+        made: "Apart | None" = None,
+    ) -> list[Any]:
+        """The numbers of `function(tree)`, which is like `made` or the tree, of those of a tree."""
         closed = jax.make_jaxpr(function)(jax.tree.unflatten(self.structure, self.like))
-        return _typed(_run(closed, _nested(numbers, self.like)), self.like)
+        return _typed(_run(closed, _nested(numbers, self.like)), (made or self).like)
 
 
 def _run(closed: Any, arguments: list[Any]) -> list[Any]:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kinopt._build import Build
-from kinopt._line import Kept, Lane, Line, Source, Task, advance, lane_step, start
+from kinopt._line import Line, Source, Task, advance, at_once, lane_step, start, turn
 from kinopt._programs import Device, Programs, described, num_cores
 from kinopt._typing import PyTree
 
@@ -61,8 +61,9 @@ CPU. It must not depend on the number of lanes: the code, hence the rounding, wo
 FUSED_FLOPS = 10_000
 """Work in a lane's step up to which it is: above, the calls saved do not matter."""
 
-OPAQUE = re.compile(r"custom_call|stablehlo\.(sort|fft|convolution|dot_general)|chlo\.top_k")
-"""Operations that XLA hands to a library, which a single function cannot."""
+LIBRARY = "sort|scatter|select_and_scatter|fft|convolution|dot_general"
+OPAQUE = re.compile(rf"custom_call|stablehlo\.({LIBRARY})|chlo\.top_k")
+"""Operations that XLA hands to a library or to other programs, which a single function cannot."""
 
 
 class Seeds(NamedTuple):
@@ -87,10 +88,9 @@ def _num_bytes(arrays) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
 
-def _lanes(task: Task, source: Source, number: int) -> tuple[Lane, Kept]:
-    """Shapes of so many lanes, at work and kept."""
-    line = jax.eval_shape(functools.partial(start, task, number), source)
-    return line.lanes, line.kept
+def _shape(task: Task, source: Source, number: int) -> Line:
+    """The shapes of a line of so many lanes."""
+    return jax.eval_shape(functools.partial(start, task, number, Build()), source)
 
 
 def _default_lanes(lane_bytes: int, share: int, device: Device) -> int:
@@ -105,31 +105,47 @@ def _default_lanes(lane_bytes: int, share: int, device: Device) -> int:
     return max(1, min(ACCELERATOR_LANES, ACCELERATOR_BYTES // lane_bytes))
 
 
-def _fits_one_function(task: Task, source: Source) -> bool:
-    """Whether a lane's step is small and simple enough for a round to be one function."""
-    lanes, kept = _lanes(task, source, CPU_LANES[1])
-
-    def steps(shared, *lanes):
-        carried, step, _ = Build(is_small=True).steps(
-            functools.partial(lane_step, task, shared), lanes
-        )
-        return step(carried)
-
-    traced = jax.jit(steps).trace(source.shared, lanes, kept)
-    constants = [x for x in traced.jaxpr.consts if hasattr(x, "dtype")]
-    if _num_bytes((lanes, constants, source.shared)) > FUSED_BYTES:
+def _fits_one_function(function: Callable, number: int, *arguments: Any) -> bool:
+    """Whether what is done for so many lanes is small and simple enough."""
+    traced = jax.jit(function).trace(*arguments)
+    if _num_bytes([x for x in traced.jaxpr.consts if hasattr(x, "dtype")]) > FUSED_BYTES:
         return False
     lowered = traced.lower()
     flops = (lowered.cost_analysis() or {}).get("flops", math.inf)
-    return flops < FUSED_FLOPS * CPU_LANES[1] and not OPAQUE.search(lowered.as_text())
+    return flops < FUSED_FLOPS * number and not OPAQUE.search(lowered.as_text())
+
+
+def _cpu_build(task: Task, source: Source) -> Build:
+    """What becomes a single function on a CPU."""
+    number, build = CPU_LANES[1], Build(is_small=True)
+    line = _shape(task, source, number)
+    if _num_bytes((line.lanes, source.shared)) > FUSED_BYTES:
+        return Build()
+    lanes = line.lanes, line.kept
+
+    def steps(shared, lanes):
+        form = build.form(lanes)
+        step = form.call(lambda both: lane_step(task, shared, *both), form)
+        return step(form.numbers(lanes))
+
+    def turned(source, line, lanes):
+        at_work, kept = (build.form(x).numbers(x) for x in lanes)
+        form = build.form(lanes)
+        return turn(task, build, at_once(number), form, (source, kept), line, at_work)
+
+    if not _fits_one_function(steps, number, source.shared, lanes):
+        return Build()
+    line = line._replace(lanes=None, kept=None)
+    whole = _fits_one_function(turned, at_once(number), source, line, lanes)
+    return build._replace(is_single=True, is_whole=whole, piece=1)
 
 
 def _measured(task: Task, source: Source, device: Device) -> tuple[int, Build]:
     """Bytes of a lane, and how its steps are compiled."""
-    lane_bytes = _num_bytes(_lanes(task, source, 1))
+    line = _shape(task, source, 1)
+    lane_bytes = _num_bytes((line.lanes, line.kept))
     if device.platform == "cpu":
-        small = _fits_one_function(task, source)
-        return lane_bytes, Build(is_small=small, is_single=small)
+        return lane_bytes, _cpu_build(task, source)
     small = lane_bytes <= ACCELERATOR_SMALL
     return lane_bytes, Build(is_small=small, is_branchless=small, piece=32 if small else 4)
 
@@ -140,18 +156,24 @@ def _shares(task: Task, seeds: Seeds, number: int) -> list[Source]:
     size = math.ceil(num_seeds / number)
     shares = []
     for begin in range(0, number * size, size):
-        rows = np.minimum(np.arange(begin, begin + size), num_seeds - 1)
-        starts = seeds.starts
+        keys, starts = _rows(seeds.keys, begin, size), seeds.starts
         if task.stacked:
-            starts = jax.tree.map(lambda x, rows=rows: _rows(x, rows), starts)
+            starts = jax.tree.map(lambda x, begin=begin: _rows(x, begin, size), starts)
         length = jnp.asarray(max(0, min(size, num_seeds - begin)), jnp.int32)
-        shares.append(Source(_rows(seeds.keys, rows), starts, seeds.shared, length))
+        shares.append(Source(keys, starts, seeds.shared, length))
     return shares
 
 
-def _rows(x: jax.Array, rows: np.ndarray) -> Any:
-    """Rows of x, picked on the host: JAX's indexing outside of jit may be that of another mesh."""
-    return x[rows] if x.weak_type or not x.is_fully_addressable else np.asarray(x)[rows]
+def _rows(x: jax.Array, begin: int, size: int) -> Any:
+    """So many rows of x, the last of them repeated where there are no more.
+
+    They are picked on the host: JAX's indexing outside of jit may be that of another mesh.
+    """
+    on_host = not x.weak_type and x.is_fully_addressable
+    rows = slice(begin, begin + size)
+    if begin + size > len(x):
+        rows = np.minimum(np.arange(begin, begin + size), len(x) - 1)
+    return np.asarray(x)[rows] if on_host else x[rows]
 
 
 def devices_of(mesh: Mesh | None, keys: jax.Array) -> list[Device]:
@@ -203,9 +225,9 @@ def make_workers(
         made = programs.compiled(function, (task, *fixed), given, **more)
         return {n: made[devices[n]] for n in mine}
 
-    starts = compiled(start, (num_lanes,), {n: (sources[n],) for n in mine})
+    options = build.compiler_options
+    starts = compiled(start, (num_lanes, build), {n: (sources[n],) for n in mine}, options=options)
     lines = {n: starts[n](sources[n]) for n in mine}
     arguments = {n: (sources[n], lines[n], np.int32(0)) for n in mine}
-    options = build.compiler_options
     program = compiled(work, (chunk, build), arguments, donated=(1,), options=options)
     return [Worker(program[n], sources[n], lines[n], size, n) for n in mine]

@@ -105,6 +105,54 @@ def test_a_step_may_hold_a_large_reduction():
         assert found.outcome[n] == (at[0, 1] + 1 if len(at) else 0)
 
 
+def largest_pair(x):
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2,), (1,), "VALID").sum()
+
+
+APART = {
+    "scatter": lambda x, n: x.at[n % 4].add(0.5),
+    "slice": lambda x, n: jax.lax.dynamic_update_slice(x, x[:1] + 1, (n % 4,)),
+    "window": lambda x, n: x - 0.1 * jax.grad(largest_pair)(x),
+    "sort": lambda x, n: jnp.sort(x) * 0.9,
+}
+"""Operations that XLA makes no part of a single function."""
+
+
+@pytest.mark.parametrize("where", ["step", "init"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x != "scatter")) for x in APART]
+)
+def test_what_is_no_part_of_one_function_runs_all_the_same(name, where):
+    operation = APART[name]
+
+    def init(key):
+        x = jax.random.normal(key, (4,))
+        n = jnp.asarray(jnp.abs(x[0]) * 9, jnp.int32)
+        return (operation(x, n) if where == "init" else x), n
+
+    def step(carry):
+        x, n = carry
+        return (operation(x, n) if where == "step" else x * 0.9, n + 1), n > 15
+
+    found = run(step, init, KEYS, num_steps=MOST, lanes=8)
+    for key, x, number in zip(KEYS, found.carry[0], found.num_steps, strict=True):
+        carry = init(key)
+        for _ in range(int(number)):
+            carry, _ = step(carry)
+        np.testing.assert_allclose(x, carry[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "init",
+    [lambda key: 0.5, lambda key: (key[0] * 0).astype(jnp.float32) + 0.5],
+    ids=["unread", "times zero"],
+)
+def test_a_key_may_be_ignored(init):
+    keys = jax.random.key_data(KEYS)
+    found = run(lambda x: (x + 1, x > 3), init, keys, num_steps=9)
+    assert found.carry.tolist() == [4.5] * len(keys)
+
+
 def test_nothing_depends_on_company_or_order(reference):
     order = np.array([7, 2, 30])
     result = run(walk, begin, KEYS[order], num_steps=MOST)
