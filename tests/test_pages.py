@@ -287,12 +287,13 @@ def test_the_words_of_the_choice_agree_with_the_rows(content):
         assert neurons < -0.04 < 0 < momentum < 0.03 < alone, "behind with one, ahead with many"
         metric, muon = cell(nets, "isokinetic, in metric", text), cell(nets, "muon", text)
         assert muon < metric < -0.02, "ahead after few steps"
-    text = "evidence.longer", "characters, longer"
-    gap, metric, muon = (
-        cell(text[0], row, text[1])
+    gap, metric, muon, deeper_gap, deeper_metric, deeper_muon = (
+        cell("evidence.longer", row, text)
+        for text in ("characters, longer", "code, deeper")
         for row in ("isokinetic, per neuron", "isokinetic, in metric", "muon")
     )
     assert muon < 0 < 2 * metric < gap, "most of the gap is closed"
+    assert deeper_muon < deeper_metric < deeper_gap < 0, "both are ahead, by more"
     spheres = [f"isokinetic{name}" for name in ("", ", per tensor", ", per neuron")]
     behind = [cell(nets, name, "equation") for name in spheres]
     assert 0 < behind[0] < min(behind[1:]), "with many spheres further than with one"
@@ -397,7 +398,10 @@ README_SAYS = (
     "{{ cell | evidence.architectures | muon | code }}; after 1,500 steps `per_neuron=True` "
     "{{ cell | evidence.longer | isokinetic, per neuron | characters, longer }}, `in_metric` "
     "{{ cell | evidence.longer | isokinetic, in metric | characters, longer }}, Muon "
-    "{{ cell | evidence.longer | muon | characters, longer }} |",
+    "{{ cell | evidence.longer | muon | characters, longer }}; of four layers after 250 "
+    "{{ cell | evidence.longer | isokinetic, per neuron | code, deeper }}, "
+    "{{ cell | evidence.longer | isokinetic, in metric | code, deeper }}, "
+    "{{ cell | evidence.longer | muon | code, deeper }} |",
 )
 """What the README says of the rows. It is read as it stands, and cannot be filled as a page is."""
 
