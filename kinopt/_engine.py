@@ -21,11 +21,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from kinopt._advance import advance
 from kinopt._build import Build
 from kinopt._checkpoint import Checkpoint, as_folder, digest, opened
 from kinopt._checks import check_count, check_flag
 from kinopt._lane_checks import check_mesh
-from kinopt._line import Line, Row, Task, advance
+from kinopt._line import Line, Row, Task
 from kinopt._programs import Programs
 from kinopt._workers import Seeds, Worker, devices_of, make_workers
 

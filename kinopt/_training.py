@@ -20,9 +20,10 @@ import numpy as np
 import optax
 
 from kinopt import trees
+from kinopt._advance import advance
 from kinopt._batching import if_any_lane
 from kinopt._build import Build
-from kinopt._line import Line, Source, Task, advance
+from kinopt._line import Line, Source, Task
 from kinopt._minibatches import Minibatches
 from kinopt._typing import PyTree, Scalar
 from kinopt._workers import Worker

@@ -1,7 +1,7 @@
 """Programs that work on the seeds: one for each core of a CPU, or for each device of a mesh.
 
-A program is `kinopt._line.advance` on its share of the seeds, compiled for its device. A program of
-small operations keeps one core of a CPU busy, so there are as many as cores.
+A program is `kinopt._advance.advance` on its share of the seeds, compiled for its device. A program
+of small operations keeps one core of a CPU busy, so there are as many as cores.
 
 All programs are the same code. One program over all devices of a mesh would not do: XLA cuts a
 partitioned program differently, it then rounds differently, and a chaotic seed ends elsewhere.
@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from kinopt._advance import advance, at_once, start, turn
 from kinopt._build import Build
-from kinopt._line import Line, Source, Task, advance, at_once, lane_step, start, turn
+from kinopt._line import Line, Source, Task, lane_step
 from kinopt._programs import Device, Programs, described, num_cores
 from kinopt._typing import PyTree
 

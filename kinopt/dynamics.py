@@ -206,8 +206,8 @@ def kick(gradient: PyTree, aim: Aim, seen: Outlook) -> tuple[PyTree, Scalar]:
     kicked = momenta.combine(aim.stretch, aim.base, -aim.pull, gradient)
     # Where the step is not good nothing was drawn, and `base` is the old momentum. (Naming the old
     # momentum itself here would keep its buffer alive, at the cost of a copy at every step.)
-    momentum, momentum_sq = momenta.stored(kicked, aim.base, aim.good)
-    return momentum, momentum_sq.astype(seen.dt.dtype)
+    momentum = momenta.stored(kicked, aim.base, aim.good)
+    return momentum, momenta.stored_sq(momentum).astype(seen.dt.dtype)
 
 
 def drift(

@@ -35,12 +35,13 @@ import jax.numpy as jnp
 import optax
 
 from kinopt import descent_checks, momenta, spheres, trees
+from kinopt._batching import if_any_lane
 from kinopt._checks import check_dtype, check_flag, check_key, check_number, is_zero
 from kinopt._keys import key_data, typed_key
 from kinopt._typing import Key, Number, PyTree, Scalar, Schedule
 from kinopt.descent_state import at_rest, step_lengths
 from kinopt.layers import along_leaves, as_mask
-from kinopt.spheres import Spheres
+from kinopt.spheres import Spheres, turn
 
 __all__ = ["IsokineticState", "isokinetic"]
 
@@ -48,12 +49,22 @@ LARGEST_KICK = 30.0
 """Of delta: beyond, u is e to the last digit, and in float32 exp(-2 delta) is still a number."""
 
 
+LARGE = 2**16
+"""Parameters from which on another pass over them is saved where it can be."""
+
+MEASURED_EVERY = 16
+"""Steps after which |u|^2 of a large tree is read off u: between, it is known but for rounding."""
+
+CANCELLED = 0.25
+"""Of the terms of |u|^2: below what they leave, it is read off u too."""
+
+
 class IsokineticState(NamedTuple):
     """State of `isokinetic`. `[]` is the shape of a scalar; read by `kinopt.ecd_stats`."""
 
     count: jax.Array  # int32 []: steps so far  # pyright: ignore[reportIncompatibleMethodOverride]
     momentum: PyTree  # like the parameters, in mu_dtype: u
-    momentum_sq: jax.Array  # float []: |u|^2 as stored; 0 before the first step
+    momentum_sq: jax.Array  # float []: |u|^2; 0 before the first step
     lowest_value: jax.Array  # float []: lowest loss so far
     key: jax.Array  # uint32 [...]: data of the key of the rotations
 
@@ -193,10 +204,15 @@ def isokinetic(
         slopes = jax.lax.optimization_barrier(parts.inner(gradient, gradient))
         good = jnp.isfinite(loss) & jnp.isfinite(sum(map(jnp.sum, slopes), jnp.zeros((), dtype)))
         kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2
-        turned, delta = kicked(parts, state, gradient, slopes, kappa, gap)
+        turned, delta, known_sq = kicked(parts, state, gradient, slopes, kappa, gap)
         if not is_zero(nu):
             turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
-        momentum, momentum_sq = momenta.stored(turned, state.momentum, good)
+        momentum = momenta.stored(turned, state.momentum, good)
+        if parts.size < LARGE or not is_zero(nu):
+            momentum_sq = momenta.stored_sq(momentum)
+        else:
+            known = jnp.isfinite(known_sq) & (state.count % MEASURED_EVERY != 0)
+            momentum_sq = if_any_lane(~known, lambda: momenta.stored_sq(momentum), lambda: known_sq)
         momentum_sq = momentum_sq.astype(dtype)
         # u with its rounding: to divide by its length would take another pass over u, and the next
         # kick makes the length good.
@@ -249,15 +265,17 @@ def kicked(
     slopes: list[jax.Array],
     kappa: Scalar,
     gap: Scalar,
-) -> tuple[PyTree, Scalar]:
-    """What the kick makes of u, and the mean of delta over parameters. The first goes along e.
+) -> tuple[PyTree, Scalar, Scalar]:
+    """What the kick makes of u; the mean of delta over parameters; and |u|^2.
 
-    The slopes are |g_n|^2.
+    The first goes along e. The slopes are |g_n|^2. Where terms of |u|^2 cancel, it is not known:
+    infinite.
     """
-    turns = parts.inner(state.momentum, gradient)
+    # The barrier: XLA would write down in float32 what it reads twice, a narrow momentum.
+    turns = parts.inner(jax.lax.optimization_barrier(state.momentum), gradient)
     one = len(parts.groups) == 1 and parts.groups[0].axes is None
     lengths = [state.momentum_sq] if one else parts.inner(state.momentum, state.momentum)
-    of_u, of_g, mean = [], [], jnp.zeros_like(gap)
+    of_u, of_g, (mean, terms, mixed) = [], [], (jnp.zeros_like(gap),) * 3
     for group, g_sq, u_g, u_sq in zip(parts.groups, slopes, turns, lengths, strict=True):
         u_sq = u_sq.astype(gap.dtype)
         steepness, length = momenta.root(g_sq.astype(gap.dtype)), length_of(u_sq)
@@ -271,18 +289,7 @@ def kicked(
         of_u.append(radius * jnp.where(starts, 0, keeps) / length)
         of_g.append(-radius * jnp.where(starts, 1, gains) / slope)
         mean += parts.share(group) * jnp.sum(delta)
-    return parts.combine(of_u, state.momentum, of_g, gradient), mean
-
-
-def turn(along: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How much of u, and how much of e, the unit vector u has after the kick.
-
-    With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
-    and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
-    """
-    # Against the force to the last digit, rounding alone would say in which plane u turns.
-    towards = jnp.maximum(1 + along, 4 * jnp.finfo(along.dtype).eps)
-    x = jnp.exp(-delta)
-    against = (1 - along) * x**2
-    keeps = 2 * x / (towards + against)
-    return keeps, (towards - against) / (towards + against) - keeps * along
+        terms += jnp.sum(of_u[-1] ** 2 * u_sq + of_g[-1] ** 2 * g_sq)
+        mixed += jnp.sum(2 * of_u[-1] * of_g[-1] * u_g)
+    length_sq = jnp.where(terms + mixed > CANCELLED * terms, terms + mixed, jnp.inf)
+    return parts.combine(of_u, state.momentum, of_g, gradient), mean, length_sq

@@ -23,6 +23,7 @@ __all__ = [
     "largest_momentum",
     "root",
     "stored",
+    "stored_sq",
     "unit_roundoff",
 ]
 
@@ -42,15 +43,19 @@ def combine(a: Scalar, x: PyTree, b: Scalar, y: PyTree) -> PyTree:
     return jax.tree.map(leaf, x, y)
 
 
-def stored(new: PyTree, old: PyTree, good: jax.Array) -> tuple[PyTree, Scalar]:
-    """The new momentum in the old one's types, or the old one, and its square as it is stored."""
+def stored(new: PyTree, old: PyTree, good: jax.Array) -> PyTree:
+    """The new momentum in the old one's types, or the old one."""
 
     def kept(new, old):  # chosen before it is rounded: one pass, where a type is narrow too
         return jnp.where(good, new, old.astype(new.dtype)).astype(old.dtype)
 
-    momentum = jax.tree.map(kept, new, old)
-    # The barrier makes this the norm of what is stored, rounded to its type, read once.
-    return momentum, trees.squared_norm(jax.lax.optimization_barrier(momentum))
+    return jax.tree.map(kept, new, old)
+
+
+def stored_sq(momentum: PyTree) -> Scalar:
+    """The square of the momentum as it is stored."""
+    # The barrier makes this the norm of what is rounded to its type, read once.
+    return trees.squared_norm(jax.lax.optimization_barrier(momentum))
 
 
 def displacement(

@@ -22,7 +22,7 @@ from kinopt import trees
 from kinopt._typing import PyTree
 from kinopt.layers import axis_order, collidable_leaves
 
-__all__ = ["Spheres", "neurons", "whole"]
+__all__ = ["Spheres", "neurons", "turn", "whole"]
 
 
 class Group(NamedTuple):
@@ -99,3 +99,17 @@ def _made(params: PyTree, groups: list[Group], rest: list[int]) -> Spheres:
     if left:
         groups = [*groups, Group(tuple(rest), None, left)]
     return Spheres(tuple(groups), size + left)
+
+
+def turn(along: jax.Array, delta: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """How much of u, and how much of e, the unit vector u has after the kick.
+
+    With c = e.u and x = exp(-delta), u' = (c' - c k) e + k u, where k = 2x / (1 + c + (1 - c) x^2)
+    and c' = e.u' = (1 + c - (1 - c) x^2) / (1 + c + (1 - c) x^2): the kick, free of overflow.
+    """
+    # Against the force to the last digit, rounding alone would say in which plane u turns.
+    towards = jnp.maximum(1 + along, 4 * jnp.finfo(along.dtype).eps)
+    x = jnp.exp(-delta)
+    against = (1 - along) * x**2
+    keeps = 2 * x / (towards + against)
+    return keeps, (towards - against) / (towards + against) - keeps * along

@@ -71,9 +71,12 @@ def test_the_kick_turns_towards_the_force_in_their_plane(delta, angle, scale):
         g = jnp.array([-(10.0**scale), 0.0, 0.0])
         state = kinopt.isokinetic(0.1).init(u)._replace(momentum=u, momentum_sq=jnp.sum(u * u))
         kappa = jnp.asarray(delta * 10.0**-scale) * 2 / 3  # the rest of kappa is d/(d - 1)
-        after, seen = kicked(spheres.whole(u), state, g, [jnp.sum(g**2)], kappa, jnp.ones(()))
+        after, seen, known = kicked(
+            spheres.whole(u), state, g, [jnp.sum(g**2)], kappa, jnp.ones(())
+        )
+    assert np.isclose(float(known), 1, rtol=1e-12) or (known == jnp.inf)
     delta = min(delta, 30)
-    np.testing.assert_allclose(seen, delta, rtol=1e-12)
+    np.testing.assert_allclose(seen, delta, rtol=1e-12, atol=1e-300)
     np.testing.assert_allclose(np.linalg.norm(after), 1, rtol=1e-9)
     found = np.arctan2(after[1], after[0])
     np.testing.assert_allclose(
@@ -92,6 +95,33 @@ def test_every_step_has_the_length_of_the_schedule(mu_dtype, roundoff):
         np.testing.assert_allclose(jnp.linalg.norm(update), 0.1 - 0.004 * n, rtol=roundoff)
         np.testing.assert_allclose(state.momentum_sq, 1, rtol=1e-2 if mu_dtype else 1e-5)
         x = optax.apply_updates(x, update)
+
+
+@pytest.mark.parametrize("mu_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("per_neuron", [False, True])
+def test_the_length_of_a_large_direction_is_known_between_two_measurements(mu_dtype, per_neuron):
+    """Every sixteenth step reads it off; the others work it out of the kick's own sums."""
+    side = 256
+    curvature = jnp.linspace(1, 100, side**2).reshape(side, side)
+    tx = kinopt.isokinetic(3.0, eta=1e3, mu_dtype=mu_dtype, per_neuron=per_neuron)
+    x = jax.random.normal(jax.random.key(0), (side, side))
+
+    @jax.jit
+    def step(x, state):
+        value, gradient = jax.value_and_grad(lambda x: jnp.sum(curvature * x**2) / side**2)(x)
+        update, state = tx.update(gradient, state, x, value=value)
+        square = jnp.sum(jnp.asarray(state.momentum, jnp.float32) ** 2)
+        return optax.apply_updates(x, update), state, jnp.linalg.norm(update), square
+
+    state = tx.init(x)
+    for _ in range(40):
+        x, state, length, square = step(x, state)
+        np.testing.assert_allclose(state.momentum_sq, square, rtol=1e-4 if mu_dtype else 3e-6)
+        np.testing.assert_allclose(length, 3, rtol=1e-4 if mu_dtype else 3e-6)
+    state = state._replace(momentum_sq=jnp.asarray(1.5))
+    for _ in range(16):
+        x, state, _, square = step(x, state)
+    np.testing.assert_allclose(state.momentum_sq, square, rtol=1e-4)
 
 
 def separable_orbit(start, u, eta, length, num_steps):
@@ -142,7 +172,7 @@ def test_time_runs_backwards():
             value, g = jax.value_and_grad(loss)(x)
             state = states[0]._replace(momentum=u, momentum_sq=jnp.sum(u * u))
             kappa = jnp.asarray(0.05 * 4.0 / 2)
-            u, _ = kicked(spheres.whole(x), state, g, [jnp.sum(g**2)], kappa, value)
+            u, *_ = kicked(spheres.whole(x), state, g, [jnp.sum(g**2)], kappa, value)
             np.testing.assert_allclose(u, -states[n - 1].momentum, atol=1e-9)
 
 
