@@ -208,7 +208,8 @@ def isokinetic(
         if not is_zero(nu):
             turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
         momentum = momenta.stored(turned, state.momentum, good)
-        if parts.size < LARGE or not is_zero(nu):
+        coarse = momenta.unit_roundoff(*jax.tree.leaves(momentum)) > jnp.finfo(dtype).eps
+        if parts.size < LARGE or coarse or not is_zero(nu):
             momentum_sq = momenta.stored_sq(momentum)
         else:
             known = jnp.isfinite(known_sq) & (state.count % MEASURED_EVERY != 0)
