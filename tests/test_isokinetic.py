@@ -97,8 +97,15 @@ def test_every_step_has_the_length_of_the_schedule(mu_dtype, roundoff):
         x = optax.apply_updates(x, update)
 
 
-@pytest.mark.parametrize("mu_dtype", [None, jnp.bfloat16])
-@pytest.mark.parametrize("per_neuron", [False, True])
+@pytest.mark.parametrize(
+    ("mu_dtype", "per_neuron"),
+    [
+        (None, False),
+        pytest.param(None, True, marks=pytest.mark.slow),
+        pytest.param(jnp.bfloat16, False, marks=pytest.mark.slow),
+        pytest.param(jnp.bfloat16, True, marks=pytest.mark.slow),
+    ],
+)
 def test_the_length_of_a_large_direction_is_known_between_two_measurements(mu_dtype, per_neuron):
     """Every sixteenth step reads it off; the others work it out of the kick's own sums.
 

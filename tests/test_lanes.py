@@ -118,9 +118,13 @@ APART = {
 """Operations that XLA makes no part of a single function."""
 
 
-@pytest.mark.parametrize("where", ["step", "init"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[pytest.mark.slow] * (x != "scatter")) for x in APART]
+    ("name", "where"),
+    [
+        pytest.param(x, y, marks=[pytest.mark.slow] * ((x, y) != ("scatter", "step")))
+        for x in APART
+        for y in ("step", "init")
+    ],
 )
 def test_what_is_no_part_of_one_function_runs_all_the_same(name, where):
     operation = APART[name]
