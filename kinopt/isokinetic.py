@@ -208,8 +208,9 @@ def isokinetic(
         if not is_zero(nu):
             turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
         momentum = momenta.stored(turned, state.momentum, good)
-        coarse = momenta.unit_roundoff(*jax.tree.leaves(momentum)) > jnp.finfo(dtype).eps
-        if parts.size < LARGE or coarse or not is_zero(nu):
+        leaves, finest = jax.tree.leaves(momentum), jnp.finfo(dtype).eps
+        small = parts.size < LARGE
+        if small or not is_zero(nu) or momenta.unit_roundoff(*leaves) > finest:
             momentum_sq = momenta.stored_sq(momentum)
         else:
             known = jnp.isfinite(known_sq) & (state.count % MEASURED_EVERY != 0)

@@ -357,3 +357,12 @@ def test_decay_asks_for_the_parameters_and_order_is_checked():
     with pytest.raises(ValueError, match="Put the descent last"):
         kinopt.ecd_stats(chained.init(x))
     assert isinstance(tx.init(x), IsokineticState)
+
+
+@pytest.mark.parametrize("params", [{}, {"steps": jnp.arange(3)}], ids=["empty", "no numbers"])
+def test_without_a_floating_leaf_nothing_moves(params):
+    tx = kinopt.isokinetic(0.1)
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    update, state = tx.update(gradient, tx.init(params), params, value=jnp.ones(()))
+    assert jax.tree.all(jax.tree.map(lambda x: (x == 0).all(), update))
+    assert int(state.num_skipped) == 0
