@@ -1,10 +1,10 @@
-"""How a round of steps of many lanes is compiled.
+"""How a program of many lanes is compiled.
 
 A step of a few numbers in each lane is fifty operations that take less time than it takes to start
 them. What is done about that depends on the device:
 
     arrays of a few entries are taken apart              `kinopt._scalars`
-    a round becomes one function on a CPU                `_single_function`
+    all there is to do becomes one function on a CPU     `_single_function`
     a GPU asks its host at no branch                     `kinopt._batching.branchless`
     and seldom whether a round is over                   `piece`
 """
