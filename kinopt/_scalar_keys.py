@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_prng_impl as threefry
 
-__all__ = ["DRAWS", "KeyParts", "is_threefry"]
+__all__ = ["DRAWS", "KeyParts"]
 
 
 class KeyParts(NamedTuple):
@@ -26,11 +26,6 @@ class KeyParts(NamedTuple):
         """The keys."""
         data = jnp.stack(list(self.data.flat)).reshape(self.data.shape)
         return jax.random.wrap_key_data(data, impl=threefry.name)
-
-
-def is_threefry(dtype: Any) -> bool:
-    """Whether it is the type of such keys."""
-    return dtype.name == f"key<{threefry.tag}>"
 
 
 DRAWS: dict[str, Callable[[dict], Callable[..., Any]]] = {

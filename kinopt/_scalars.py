@@ -24,8 +24,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import Literal
 
-from kinopt._scalar_keys import DRAWS, KeyParts, is_threefry
+from kinopt._scalar_keys import DRAWS, KeyParts
 from kinopt._scalar_rules import MAKERS, MOST_ENTRIES, RULES, is_apart, parts_of
+from kinopt._threefry import is_threefry
 from kinopt._typing import PyTree
 
 __all__ = ["Apart"]

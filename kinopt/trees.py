@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from kinopt._threefry import normal
 from kinopt._typing import PyTree, Scalar
 
 __all__ = [
@@ -120,14 +121,15 @@ def _normal_of_leaf(key: jax.Array, leaf) -> jax.Array:
     if jnp.iscomplexobj(leaf):
         dtype = jnp.promote_types(dtype, jnp.complex64)
     sharding = jax.typeof(leaf).sharding
-    placement = {"out_sharding": sharding} if _is_explicit(sharding) else {}
-    return jax.random.normal(key, jnp.shape(leaf), dtype, **placement)
+    if _is_explicit(sharding):
+        return jax.random.normal(key, jnp.shape(leaf), dtype, out_sharding=sharding)
+    return normal(key, jnp.shape(leaf), dtype)
 
 
 def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
     """One draw for all, cut to pieces."""
     sizes = [leaf.size for leaf in leaves]
-    draw = jax.random.normal(key, (sum(sizes),), accumulator_dtype(*leaves))
+    draw = normal(key, (sum(sizes),), accumulator_dtype(*leaves))
     pieces, start = [], 0
     for leaf, size in zip(leaves, sizes, strict=True):
         piece = jnp.reshape(draw[start : start + size], leaf.shape).astype(accumulator_dtype(leaf))

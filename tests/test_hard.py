@@ -15,7 +15,7 @@ import kinopt
 import tests.oracle as oracle
 from kinopt.collisions.crowd import Crowd
 from kinopt.collisions.hard import hard_law
-from kinopt.collisions.partners import accepts, random_matching, squared_distances
+from kinopt.collisions.partners import accepts, points, random_matching, squared_distances
 from kinopt.collisions.rows import energy_ratio, scales
 from kinopt.collisions.scattering import noise_of_factor, pair_directions, pool_rows
 
@@ -161,7 +161,7 @@ def test_a_matching_pairs_each_neuron_once(neurons):
 def test_equal_rows_have_distance_zero_to_the_last_digit():
     """The three terms of |a|^2 + |b|^2 - 2 a.b are summed up in different orders."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(60, 301)), jnp.float32)
-    distances = np.asarray(squared_distances(x, x))
+    distances = np.asarray(squared_distances(points(x), points(x)))
     np.testing.assert_array_equal(distances.diagonal(), 0)
     assert (distances[~np.eye(60, dtype=bool)] > 100).all()
 

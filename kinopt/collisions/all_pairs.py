@@ -14,8 +14,15 @@ from jaxtyping import Array, Bool, Float, Int
 from kinopt._batching import any_lane
 from kinopt._typing import Neurons, Number, Scalar
 from kinopt.collisions.crowd import Crowd, varying_like
-from kinopt.collisions.partners import Gas, accepts, closing_speeds, squared_distances
-from kinopt.collisions.rows import centred, quotient, row_lengths, square_root
+from kinopt.collisions.partners import (
+    Gas,
+    Points,
+    accepts,
+    closing_speeds,
+    points,
+    squared_distances,
+)
+from kinopt.collisions.rows import centred, in_columns, quotient, row_lengths, square_root
 from kinopt.collisions.scattering import (
     factor_rows,
     laplacian_drift,
@@ -33,8 +40,8 @@ Scatter = Literal["auto", "pairs", "gaussian"]
 class _Neuron(NamedTuple):
     """What must be known of a neuron to collide with it."""
 
-    w: Neurons  # centred
-    g: Neurons  # likewise
+    w: Points  # centred
+    g: Points  # likewise
     length: Float[Array, " neurons"]  # |w_i|, not centred
     number: Int[Array, " neurons"]  # its number in the layer
     degree: Int[Array, " neurons"]  # accepted partners; 1 where Metropolis does not ask
@@ -81,9 +88,9 @@ def collide_all_pairs(
     neurons, features = crowd.sizes(gas.g)
     pairs = neurons * (neurons - 1) / 2
     me = _Neuron(
-        centred(gas.w, crowd),
-        centred(gas.g, crowd),
-        row_lengths(gas.w, crowd),
+        points(centred(gas.w, gas.of_w, crowd), crowd),
+        points(centred(gas.g, gas.of_g, crowd), crowd),
+        row_lengths(gas.w, gas.of_w, crowd),
         crowd.numbers(gas.g),
         varying_like(jnp.ones(len(gas.g), jnp.int32), gas.g),
     )
@@ -103,7 +110,7 @@ def collide_all_pairs(
         return accepted & (mine.number[:, None] != other.number[None]), g_r, squared_w
 
     # A compiler does not see that what is asked again in a branch or a loop has been answered.
-    answer = compare(me, me) if crowd.is_one_block(len(me.g)) else None
+    answer = compare(me, me) if crowd.is_one_block(len(gas.g)) else None
 
     def look(mine: _Neuron, other: _Neuron) -> tuple[Array, Array, Array]:
         return compare(mine, other) if answer is None else answer
@@ -115,7 +122,7 @@ def collide_all_pairs(
         degree = jnp.sum(accepted, axis=1, dtype=jnp.int32)
         return _Census(degree, jnp.sum(cosines, axis=1), jnp.max(cosines, axis=1))
 
-    census = crowd.in_smaller_blocks(len(me.g), 2).meet(count, me)
+    census = crowd.in_smaller_blocks(len(gas.g), 2).meet(count, me)
     number = crowd.total(census.degree.astype(gas.g.dtype)) / 2
     if metropolis:
         me = me._replace(degree=census.degree)
@@ -135,7 +142,7 @@ def collide_all_pairs(
             accepted, g_r, _ = look(mine, other)
             a = weight(mine.degree[:, None], other.degree[None])
             a = jnp.where(accepted, a, 0)
-            drift = laplacian_drift(a, mine.g, other.g)
+            drift = laplacian_drift(a, mine.g.rows, other.g.rows)
             if not scatters:
                 return _Moved(drift, None)
             strength = a * restitution * g_r / (2 * features**0.5)
@@ -149,10 +156,10 @@ def collide_all_pairs(
                 return moved.drift
             if pool is None:
                 return moved.drift + noise_of_factor(key, moved.factor, gas.g, crowd)
-            return moved.drift + moved.factor @ pool
+            return moved.drift + in_columns(moved.factor @ pool)
 
         # A factor and its signs take several times the memory of a look.
-        return crowd.in_smaller_blocks(len(me.g), 8).meet(how, me, then)
+        return crowd.in_smaller_blocks(len(gas.g), 8).meet(how, me, then)
 
     def pair_by_pair(wanted: Bool[Array, ""]) -> Neurons:
         """Each accepted pair in its turn, if wanted at all."""
@@ -161,10 +168,10 @@ def collide_all_pairs(
             i, j = mine.number[:, None], other.number[None]
             # One of (i, j) and (j, i). Parts of equal size get equal work, unlike from i < j.
             once = i < j if crowd.num_parts == 1 else (i < j) == ((i + j) % 2 == 0)
-            columns = len(other.g)
+            columns = len(other.number)
             return scatter_pairs(
                 change,
-                everyone.g,
+                everyone.g.rows,
                 None if crowd.num_parts == 1 else everyone.number,
                 lambda i, j: pair_directions(key, i, j, gas.g, crowd),
                 (look(mine, other)[0] & (once & fresh[:, None])).ravel(),

@@ -8,7 +8,7 @@ draws from a key, for a pair of neurons and a purpose:
     leaf key      fold(base key, 64-bit digest of the law's name and the leaf's path)
     slice key     fold(leaf key, step, batch slice)
     cell key      fold(slice key, cell, CELL)                    where there are cells
-    words of a    Threefry(slice or cell key + (i, j),           word by word, modulo 2^32
+    a word of a   Threefry(slice or cell key + (i, j),           word by word, modulo 2^32
     pair (i, j)            (place, purpose))
 
 No two levels can meet. Leaf, step and slice, and cell are the counters of folds: under one key,
@@ -22,13 +22,13 @@ A fold costs one block of Threefry for each leaf, slice or cell; a pair costs no
 """
 
 import hashlib
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.random import threefry_2x32
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float, Int
+
+from kinopt._threefry import Word, block, normal_of, word
 
 __all__ = [
     "CELL",
@@ -47,26 +47,13 @@ __all__ = [
 DIRECTION, ORDER, CELL, HASH, POOL, SIGN = map(np.uint32, range(6))
 """What words are drawn for: the second word of the counter."""
 
-Word: TypeAlias = Array | int | np.integer
-"""A whole number that fits into 32 bits."""
-
-
-def _threefry(key: tuple, first, second) -> tuple[Array, Array]:
-    """Threefry of one counter, or of a row of them under one key."""
-    first, second = (jnp.asarray(word).astype(jnp.uint32) for word in (first, second))
-    # Under vmap over one word of the key, JAX wants the other to have the same shape.
-    nothing = (key[0] ^ key[0]) | (key[1] ^ key[1])
-    counters = jnp.stack(jnp.broadcast_arrays(first, second))
-    high, low = threefry_2x32((key[0] | nothing, key[1] | nothing), counters)
-    return high, low
-
 
 def _two_words(key: Array) -> Array:
     data = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
     if data.shape[-1] == 2:
         return data
     # The keys of other generators have four words, and all of them count.
-    return jnp.stack(_threefry((data[0], data[1]), data[2], data[3]))
+    return jnp.stack(block((data[0], data[1]), (data[2], data[3])))
 
 
 def fold(key: Array, first: Word, second: Word) -> Array:
@@ -76,10 +63,10 @@ def fold(key: Array, first: Word, second: Word) -> Array:
     >>> bool(jnp.any(jax.random.key_data(fold(key, 0, 1)) == jax.random.key_data(fold(key, 1, 0))))
     False
     """
-    data = _two_words(key)
-    return jax.random.wrap_key_data(
-        jnp.stack(_threefry((data[0], data[1]), first, second)), impl="threefry2x32"
-    )
+    words = jnp.stack(block(_two_words(key), (first, second)))
+    # A barrier, or XLA makes the key anew for each number that is drawn from it.
+    words = jax.lax.optimization_barrier(words)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def leaf_key(base: Array, law: str, path: str) -> Array:
@@ -95,17 +82,13 @@ def words(
     number: int,
     purpose: np.uint32,
     places: Int[Array, " places"] | None = None,
-) -> UInt32[Array, " drawn"]:
-    """So many random words for neurons i and j, or those at some places among them."""
-    data = _two_words(key)
-    i, j = (jnp.asarray(n).astype(jnp.uint32) for n in (i, j))
-    half = -(-number // 2)
-    # Each counter gives two words, one for either half of the places.
-    place = jnp.arange(half) if places is None else places % half
-    high, low = _threefry((data[0] + i, data[1] + j), place, jnp.full(place.shape, purpose))
-    if places is None:
-        return jnp.concatenate([high, low])[:number]
-    return jnp.where(places < half, high, low)
+    bits: int = 32,
+) -> Array:
+    """So many random words of 32 or 64 bits for neurons i and j, or those at some places."""
+    first, second = _two_words(key)
+    first, second = first + jnp.asarray(i, first.dtype), second + jnp.asarray(j, first.dtype)
+    place = jnp.arange(number) if places is None else places
+    return word(*block((first, second), (place, jnp.full(place.shape, purpose))), bits)
 
 
 def normals(
@@ -118,22 +101,8 @@ def normals(
     places: Int[Array, " places"] | None = None,
 ) -> Float[Array, " drawn"]:
     """So many normal numbers for neurons i and j, float32 or float64, or those at some places."""
-    info = jnp.finfo(dtype)
-    if info.bits == 64:
-        both = None if places is None else jnp.concatenate([places, number + places])
-        drawn = words(key, i, j, 2 * number, purpose, both).astype(jnp.uint64)
-        high, low = jnp.split(drawn, 2)
-        drawn = high << jnp.uint64(32) | low
-    else:
-        drawn = words(key, i, j, number, purpose, places)
-    # Random fractions of the numbers from 1 to 2; the same but for the least bit up to 1 as down.
-    one = jnp.ones((), dtype).view(drawn.dtype)
-    shift = jnp.asarray(info.bits - info.nmant, drawn.dtype)
-    fraction = ((drawn >> shift) | one).view(dtype) - 1
-    uniform = jnp.maximum(
-        2 * fraction - 1, jnp.nextafter(jnp.array(-1, dtype), jnp.array(0, dtype))
-    )
-    return jnp.sqrt(jnp.array(2, dtype)) * jax.lax.erf_inv(uniform)
+    bits = jnp.finfo(dtype).bits
+    return normal_of(words(key, i, j, number, purpose, places, bits), dtype)
 
 
 def random_order(key: Array, number: int) -> Int[Array, " number"]:

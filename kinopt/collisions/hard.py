@@ -94,7 +94,7 @@ def hard_law(
         return g, HardStats(zero, zero, zero, zero)
     w_scale, of_g = binary_scale(w.T, crowd), scales(g, crowd)
     unit = w_scale / (features**0.5 if distance == "rms" else 1.0)
-    gas = Gas(w * (1 / w_scale), g * of_g.unit, unit)
+    gas = Gas(w, g, 1 / w_scale, of_g.unit, unit)
     c = jnp.asarray(coll_coef, w.dtype)
     if combine == "matching":
         change, *seen = collide_matching(gas, key, c, approaching_only, restitution, crowd)

@@ -30,7 +30,8 @@ def collide_matching(
     pairs = jnp.stack(random_matching(key, neurons), axis=1)
     mine, unique = crowd.share(len(pairs))
     i, j = pairs[mine].T
-    w, g = crowd.fetch(in_rows(gas.w, gas.g), jnp.concatenate([i, j]))
+    rows = in_rows(gas.w * gas.of_w, gas.g * gas.of_g)
+    w, g = crowd.fetch(rows, jnp.concatenate([i, j]))
     (w_i, w_j), (g_i, g_j) = jnp.split(w, 2), jnp.split(g, 2)
 
     def dot(a, b):

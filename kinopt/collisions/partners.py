@@ -27,7 +27,15 @@ from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.crowd import WHOLE, Crowd
 from kinopt.collisions.draws import random_order
 
-__all__ = ["Gas", "accepts", "closing_speeds", "random_matching", "squared_distances"]
+__all__ = [
+    "Gas",
+    "Points",
+    "accepts",
+    "closing_speeds",
+    "points",
+    "random_matching",
+    "squared_distances",
+]
 
 GRAM_ROUNDING = 8
 """A squared distance below this many rounding errors of its terms counts as zero: the terms of two
@@ -35,10 +43,12 @@ equal rows differ by about that much, and equal gradients must never collide."""
 
 
 class Gas(NamedTuple):
-    """A layer in scales that are safe to square."""
+    """A layer, and the powers of two by which it is multiplied before it is squared."""
 
-    w: Neurons  # divided by a power of two
-    g: Neurons  # likewise
+    w: Neurons
+    g: Neurons
+    of_w: Scalar
+    of_g: Scalar
     unit: Scalar  # a distance in the scale of w, times this, is w_r
 
 
@@ -60,35 +70,44 @@ def accepts(
     return jnp.where(coll_coef >= 1, g_r > 0, by_eq_7) & (coll_coef > 0)
 
 
-def squared_distances(
-    rows: Float[Array, "rows features"], x: Neurons, crowd: Crowd = WHOLE
-) -> Float[Array, "rows neurons"]:
-    """|rows_i - x_j|^2 from one matrix product; give it centred rows.
+class Points(NamedTuple):
+    """Rows as points: centred ones, or small distances between them are lost."""
 
-    >>> squared_distances(jnp.array([[0.0, 3.0]]), jnp.array([[0.0, 3.0], [4.0, 0.0]]))
-    Array([[ 0., 25.]], dtype=float32)
+    rows: Neurons
+    squared_lengths: Float[Array, " neurons"]
+
+
+def points(rows: Neurons, crowd: Crowd = WHOLE) -> Points:
+    """Such rows, whose squares are summed up once."""
+    return Points(rows, crowd.over_features(jnp.sum(jnp.square(rows.T), axis=0)))
+
+
+def squared_distances(a: Points, b: Points, crowd: Crowd = WHOLE) -> Float[Array, "a b"]:
+    """|a_i - b_j|^2 from one matrix product.
+
+    >>> x = points(jnp.array([[0.0, 3.0], [4.0, 0.0]]))
+    >>> squared_distances(x, x)
+    Array([[ 0., 25.],
+           [25.,  0.]], dtype=float32)
     """
     # Distances are small differences of large numbers: no shortened factors, on any device.
-    product = crowd.dot(rows, x, jax.lax.Precision.HIGHEST)
-    squares = crowd.over_features(
-        jnp.sum(rows * rows, axis=1)[:, None] + jnp.sum(x * x, axis=1)[None]
-    )
+    product = crowd.dot(a.rows, b.rows, jax.lax.Precision.HIGHEST)
+    squares = a.squared_lengths[:, None] + b.squared_lengths[None]
     difference = squares - 2 * product
-    rounding = GRAM_ROUNDING * jnp.finfo(x.dtype).eps * squares
+    rounding = GRAM_ROUNDING * jnp.finfo(product.dtype).eps * squares
     return jnp.where(difference <= rounding, 0, difference)  # NaN stays NaN
 
 
 def closing_speeds(
-    w_rows: Float[Array, "rows features"],
-    g_rows: Float[Array, "rows features"],
-    w: Neurons,
-    g: Neurons,
-    crowd: Crowd = WHOLE,
+    w: Points, g: Points, other_w: Points, other_g: Points, crowd: Crowd = WHOLE
 ) -> Float[Array, "rows neurons"]:
     """(w_i - w_j).(g_i - g_j): positive where neurons that move along -g approach each other."""
-    cross = w_rows @ g.T + g_rows @ w.T
-    own = jnp.sum(w_rows * g_rows, axis=1)[:, None] + jnp.sum(w * g, axis=1)[None]
-    return crowd.over_features(own - cross)
+
+    def inner(w: Points, g: Points) -> Array:
+        return jnp.sum(w.rows.T * g.rows.T, axis=0)
+
+    own = inner(w, g)[:, None] + inner(other_w, other_g)[None]
+    return crowd.over_features(own - w.rows @ other_g.rows.T - g.rows @ other_w.rows.T)
 
 
 def random_matching(key: Array, neurons: int) -> tuple[Int[Array, " pairs"], Int[Array, " pairs"]]:

@@ -118,7 +118,7 @@ def collide_leaves(
             if jnp.finfo(g.dtype).max < jnp.finfo(dtype).max:
                 rounded = jnp.isfinite(after.astype(g.dtype))
                 finite &= crowd.over_all(jnp.sum(~rounded.T)) == 0
-            return jnp.where(finite, after, given), jnp.where(finite, seen, 0), ~finite
+            return jnp.where(finite, after.T, given.T).T, jnp.where(finite, seen, 0), ~finite
 
         if num_slices == 1:  # a vmap over one slice would still turn branches into selects
             after, seen, skipped = (x[None] for x in one(ws[0], gs[0], slice_numbers[0]))

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kinopt._typing import Neurons, Number
 from kinopt.collisions.crowd import WHOLE, Crowd, varying_like
 from kinopt.collisions.draws import DIRECTION, POOL, SIGN, normals, words
-from kinopt.collisions.rows import square_root
+from kinopt.collisions.rows import in_columns, square_root
 
 __all__ = [
     "factor_rows",
@@ -56,9 +56,6 @@ FEW_CANDIDATES = 1024
 
 POOL_ROWS = 256
 """Rows of Z in memory at once: a small part of a large layer, and enough for a matrix product."""
-
-SIGNS = 2**17
-"""Random signs drawn at once: twenty rounds of Threefry leave a wide trail in memory."""
 
 
 def pair_directions(
@@ -185,7 +182,7 @@ def laplacian_drift(
     Array([[2.],
            [2.]], dtype=float32)
     """
-    return (a @ g - jnp.sum(a, axis=1)[:, None] * g_rows) / 2
+    return ((in_columns(a @ g).T - jnp.sum(a, axis=1) * g_rows.T) / 2).T
 
 
 def factor_rows(
@@ -203,16 +200,13 @@ def factor_rows(
     Array([0., 0., 0.], dtype=float32)
     """
 
-    def signs(i):
-        """eps_ij of a row: a random bit of the pair, and turned round for i > j."""
+    def positive(i, j):
+        """eps_ij = 1: a random bit of the pair, and turned round for i > j."""
+        bits = words(key, jnp.minimum(i, j), jnp.maximum(i, j), 1, SIGN)
+        return (bits[0] & jnp.uint32(1) == 1) == (i < j)
 
-        def bit(j):
-            return words(key, jnp.minimum(i, j), jnp.maximum(i, j), 1, SIGN)[0] & jnp.uint32(1)
-
-        return (jax.vmap(bit)(j) == 1) == (i < j)
-
-    positive = jax.lax.map(signs, i, batch_size=min(max(SIGNS // len(j), 1), len(i)))
-    entries = jnp.where(positive, strength, -strength)
+    signs = jax.vmap(jax.vmap(positive, (None, 0)), (0, None))(i, j)
+    entries = jnp.where(signs, strength, -strength)
     rows = jnp.arange(len(strength))[:, None]
     empty = varying_like(jnp.zeros((len(strength), neurons), strength.dtype), strength)
     return empty.at[rows, (i[:, None] + j[None]) % neurons].add(entries)
@@ -227,7 +221,7 @@ def pool_rows(
     def row(h):
         return normals(key, h, 0, features, g.dtype, POOL, crowd.columns)
 
-    return jax.lax.map(row, first + jnp.arange(number), batch_size=min(POOL_ROWS, number))
+    return jax.vmap(row)(first + jnp.arange(number))
 
 
 def noise_of_factor(

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.crowd import WHOLE, Crowd
-from kinopt.collisions.rows import Directions, directions, scales, squared_ratio
+from kinopt.collisions.rows import Directions, directions, in_columns, scales, squared_ratio
 
 __all__ = ["Alike", "SoftGradientStats", "SoftStats", "soft_law"]
 
@@ -111,8 +111,7 @@ def soft_law(
         m = jnp.where(itself, 0, cos_w * cosines(mine.g, other.g))
         pairs = jnp.where(itself, 0, jnp.abs(cos_w))
         return _Met(
-            # Written so that the sum has the layout of a Flax kernel, which is the transpose.
-            (other.gradient.T @ m.T).T,
+            in_columns(m @ other.gradient),
             jnp.sum(jnp.abs(m), axis=1),
             jnp.sum(pairs, axis=1),
             jnp.max(pairs, axis=1),
@@ -124,8 +123,8 @@ def soft_law(
     c = jnp.asarray(1 / neurons if coll_coef is None else coll_coef, w.dtype)
     if normalize:
         c = c / jnp.where(norm > 0, norm, 1)
-    brake = met.brake + itself[:, None] * g if self_term else met.brake
-    after = jnp.where(c == 0, g, g - c * brake)  # g - 0 would turn -0 into 0
+    brake = met.brake.T + itself * g.T if self_term else met.brake.T
+    after = jnp.where(c == 0, g.T, g.T - c * brake).T  # g - 0 would turn -0 into 0
     gain, pair_effect = c * norm, squared_ratio(c * met.brake, of_g, crowd)
     if not looks_at_weights:
         return after, SoftGradientStats(gain, pair_effect)
