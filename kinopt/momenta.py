@@ -141,22 +141,20 @@ def draw(
 ) -> tuple[PyTree, Scalar]:
     """Where `draws`, B = keep (Pi - pull g) + mix N, N ~ Normal(0, 1), and |B|; else Pi and 1.
 
-    Without `keep`, B = N, and each leaf asks for itself: a bounce is rare, and a turn is not.
+    Without `keep`, B = N.
     """
-    if keep is None:
-        base = trees.map_normal(key, draws, lambda noise, pi: noise.astype(pi.dtype), momentum)
-    else:
-        kick = keep * pull
 
-        def turned(noise, pi, g):
-            if not trees.is_floating(pi):
-                return pi
-            wide = trees.accumulator_dtype(pi)
+    def turned(noise, pi, g):
+        if not trees.is_floating(pi):
+            return pi
+        new = noise
+        if keep is not None:
+            wide, kick = noise.dtype, keep * pull
             kicked = keep.astype(wide) * pi.astype(wide) - kick.astype(wide) * g.astype(wide)
             new = kicked + mix.astype(wide) * noise
-            return jnp.where(draws, new, pi.astype(wide)).astype(pi.dtype)
+        return jnp.where(draws, new.astype(pi.dtype), pi)
 
-        base = trees.map_normal(key, None, turned, momentum, gradient)
+    base = trees.map_normal(key, turned, momentum, gradient)
     # Of what is stored: of the noise itself, XLA would work it out a second time.
     size = root(trees.squared_norm(base)).astype(mix.dtype)
     return base, jnp.where(draws, size, 1)

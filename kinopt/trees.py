@@ -138,14 +138,8 @@ def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
     return pieces
 
 
-def map_normal(
-    key: jax.Array, when: jax.Array | None, function: Callable, tree: PyTree, *rest: PyTree
-) -> PyTree:
-    """`function(noise, leaf, *others)` of each leaf, with the noise of `random_normal`.
-
-    Where not `when`, a leaf stays as it is: a condition for each large one, or a CPU's memory
-    would hold the random bits of all of them at once. None: always.
-    """
+def map_normal(key: jax.Array, function: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
+    """`function(noise, leaf, *others)` of each leaf, with the noise of `random_normal`."""
     leaves, structure = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     others = list(zip(*map(jax.tree.leaves, rest), strict=True)) if rest else [()] * len(leaves)
@@ -158,20 +152,13 @@ def map_normal(
         pieces = dict(zip(small, drawn, strict=True))
 
     def of(n, leaf):
-        def drawn():
-            if n in pieces:
-                noise = pieces[n]
-            elif is_floating(leaf):
-                noise = _normal_of_leaf(jax.random.fold_in(key, n), leaf)
-            else:
-                noise = jnp.zeros_like(leaf)
-            return function(noise, leaf, *others[n])
-
-        if when is None:
-            return drawn()
         if n in pieces:
-            return jnp.where(when, drawn(), leaf)
-        return jax.lax.cond(when, drawn, lambda: leaf)
+            noise = pieces[n]
+        elif is_floating(leaf):
+            noise = _normal_of_leaf(jax.random.fold_in(key, n), leaf)
+        else:
+            noise = jnp.zeros_like(leaf)
+        return function(noise, leaf, *others[n])
 
     return jax.tree.unflatten(structure, [of(n, leaf) for n, leaf in enumerate(leaves)])
 
@@ -190,7 +177,7 @@ def random_normal(key: jax.Array, like: PyTree) -> PyTree:
     >>> noise["w"].shape, noise["w"].dtype
     ((2, 3), dtype('float32'))
     """
-    return map_normal(key, None, lambda noise, leaf: noise, like)
+    return map_normal(key, lambda noise, leaf: noise, like)
 
 
 def random_direction(key: jax.Array, like: PyTree) -> PyTree:
