@@ -168,7 +168,7 @@ def collide_all_pairs(
             i, j = mine.number[:, None], other.number[None]
             # One of (i, j) and (j, i). Parts of equal size get equal work, unlike from i < j.
             once = i < j if crowd.num_parts == 1 else (i < j) == ((i + j) % 2 == 0)
-            columns = len(other.number)
+            columns = jnp.int32(len(other.number))
             return scatter_pairs(
                 change,
                 everyone.g.rows,
@@ -176,7 +176,7 @@ def collide_all_pairs(
                 lambda i, j: pair_directions(key, i, j, gas.g, crowd),
                 (look(mine, other)[0] & (once & fresh[:, None])).ravel(),
                 wanted,
-                pair=lambda n: (rows[0] + n // columns, first + n % columns),
+                pair=lambda n: (rows[0] + jax.lax.div(n, columns), first + jax.lax.rem(n, columns)),
                 weight=lambda i, j: weight(everyone.degree[i], everyone.degree[j]),
                 restitution=restitution,
                 crowd=crowd,

@@ -153,7 +153,8 @@ def scatter_pairs(
         g_r = relative_speed(g[i], g[j], crowd)
         dg = weight(i, j)[:, None] * scattered(g[i], g[j], g_r, n_ij, restitution)
         dg = jnp.where((n <= total)[:, None], dg, 0)
-        return done + chunk, change.at[i].add(dg).at[j].add(-dg)
+        both = jnp.concatenate([i, j])
+        return done + chunk, change.at[both].add(jnp.concatenate([dg, -dg]))
 
     start = varying_like((jnp.zeros((), jnp.int32), change), g, total)
     return jax.lax.while_loop(more, collide, start)[1]
