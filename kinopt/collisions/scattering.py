@@ -183,7 +183,7 @@ def laplacian_drift(
     Array([[2.],
            [2.]], dtype=float32)
     """
-    return ((in_columns(a @ g).T - jnp.sum(a, axis=1) * g_rows.T) / 2).T
+    return ((in_columns(a @ g).T - jnp.sum(a, axis=1)[None] * g_rows.T) / 2).T
 
 
 def factor_rows(

@@ -123,7 +123,7 @@ def soft_law(
     c = jnp.asarray(1 / neurons if coll_coef is None else coll_coef, w.dtype)
     if normalize:
         c = c / jnp.where(norm > 0, norm, 1)
-    brake = met.brake.T + itself * g.T if self_term else met.brake.T
+    brake = met.brake.T + itself[None] * g.T if self_term else met.brake.T
     after = jnp.where(c == 0, g.T, g.T - c * brake).T  # g - 0 would turn -0 into 0
     gain, pair_effect = c * norm, squared_ratio(c * met.brake, of_g, crowd)
     if not looks_at_weights:
