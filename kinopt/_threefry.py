@@ -8,6 +8,7 @@ of another kind, and where `jax_threefry_partitionable` is off, JAX draws.
 Source: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -69,6 +70,7 @@ def normal_of(words: Array, dtype) -> Array:
     return jnp.asarray(np.sqrt(2), dtype) * jax.lax.erf_inv(uniform)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
 def normal(key: Array, shape: tuple[int, ...], dtype) -> Array:
     """`jax.random.normal(key, shape, dtype)`.
 

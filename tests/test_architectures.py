@@ -97,6 +97,7 @@ def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
         assert 0.1 <= jnp.abs(rest).max() < 0.15  # Nesterov's first step is longer
 
 
+@pytest.mark.slow
 def test_scales_of_rows_and_columns_are_a_small_part_of_a_momentum():
     """The page says 8 %, of the network of the characters."""
     params = tasks.TASKS["characters"]().init(jax.random.key(0))
@@ -125,6 +126,7 @@ def test_held_out_characters_are_not_trained_on():
     assert judged[0] != judged[1]
 
 
+@pytest.mark.slow
 def test_the_equation_s_solution_has_no_loss(monkeypatch):
     """The residual of u_an, from which it was made, and its value on the circle."""
     task = tasks.TASKS["equation"]()

@@ -30,6 +30,7 @@ def _rastrigin_holes(lowest: int, highest: int) -> np.ndarray:
     return np.array([scipy.optimize.brentq(slope, k - 0.2, k + 0.2, xtol=1e-14) for k in whole])
 
 
+@pytest.mark.slow
 def test_rastrigin_has_the_minima_of_the_closed_form():
     """Points within a fifth of 20 known minima in five dimensions, and 200 from a box.
 

@@ -51,6 +51,7 @@ def test_parts_run_in_order_and_a_failure_ends_alone(scripts, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_at_its_limit_a_part_is_interrupted_and_keeps_its_rows(scripts, tmp_path):
     neat = f"{ROW}\ntry: time.sleep(60)\nexcept KeyboardInterrupt: {ROW}"
     scripts |= {"neat": neat, "after": ROW}
