@@ -206,7 +206,7 @@ def isokinetic(
         kappa = (peak if cool else rate) * jnp.asarray(eta, dtype) / 2
         turned, delta, known_sq = kicked(parts, state, gradient, slopes, kappa, gap)
         if not is_zero(nu):
-            turned = rotated(parts, turned, state, jnp.asarray(nu, dtype))
+            turned = rotated(parts, turned, state, jnp.asarray(nu, dtype), good)
         momentum = momenta.stored(turned, state.momentum, good)
         leaves, finest = jax.tree.leaves(momentum), jnp.finfo(dtype).eps
         small = parts.size < LARGE
@@ -235,10 +235,10 @@ def isokinetic(
         after, skipped = after._replace(momentum=None), skipped._replace(momentum=None)
         return update, trees.where(good, after, skipped)._replace(momentum=momentum)
 
-    def rotated(parts, u, state, nu):
+    def rotated(parts, u, state, nu, good):
         """The direction u + nu N; back on its spheres."""
         draw = jax.random.fold_in(typed_key(state.key, key), state.count)
-        u = momenta.combine(jnp.ones_like(nu), u, nu, trees.random_normal(draw, u))
+        u = momenta.combine(jnp.ones_like(nu), u, nu, trees.random_normal(draw, u, good))
         scales = [
             parts.share(group) ** 0.5 / length_of(squared)
             for group, squared in zip(parts.groups, parts.inner(u, u), strict=True)

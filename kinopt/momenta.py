@@ -154,7 +154,7 @@ def draw(
             new = kicked + mix.astype(wide) * noise
         return jnp.where(draws, new.astype(pi.dtype), pi)
 
-    base = trees.map_normal(key, turned, momentum, gradient)
+    base = trees.map_normal(key, draws, turned, momentum, gradient)
     # Of what is stored: of the noise itself, XLA would work it out a second time.
     size = root(trees.squared_norm(base)).astype(mix.dtype)
     return base, jnp.where(draws, size, 1)

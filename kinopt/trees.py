@@ -126,10 +126,12 @@ def _normal_of_leaf(key: jax.Array, leaf) -> jax.Array:
     return normal(key, jnp.shape(leaf), dtype)
 
 
-def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
+def _normal_of_small_leaves(key: jax.Array, when: jax.Array | bool, leaves: list) -> list:
     """One draw for all, cut to pieces."""
     sizes = [leaf.size for leaf in leaves]
-    draw = normal(key, (sum(sizes),), accumulator_dtype(*leaves))
+    shape, dtype = (sum(sizes),), accumulator_dtype(*leaves)
+    # A condition, or XLA writes the generator out in the program of each piece.
+    draw = jax.lax.cond(when, lambda: normal(key, shape, dtype), lambda: jnp.zeros(shape, dtype))
     pieces, start = [], 0
     for leaf, size in zip(leaves, sizes, strict=True):
         piece = jnp.reshape(draw[start : start + size], leaf.shape).astype(accumulator_dtype(leaf))
@@ -138,8 +140,13 @@ def _normal_of_small_leaves(key: jax.Array, leaves: list) -> list:
     return pieces
 
 
-def map_normal(key: jax.Array, function: Callable, tree: PyTree, *rest: PyTree) -> PyTree:
-    """`function(noise, leaf, *others)` of each leaf, with the noise of `random_normal`."""
+def map_normal(
+    key: jax.Array, when: jax.Array | bool, function: Callable, tree: PyTree, *rest: PyTree
+) -> PyTree:
+    """`function(noise, leaf, *others)` of each leaf, with the noise of `random_normal`.
+
+    Where not `when`, nobody wants the noise, and it may be zero.
+    """
     leaves, structure = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
     others = list(zip(*map(jax.tree.leaves, rest), strict=True)) if rest else [()] * len(leaves)
@@ -148,7 +155,7 @@ def map_normal(key: jax.Array, function: Callable, tree: PyTree, *rest: PyTree) 
     pieces = {}
     if small:
         subkey = jax.random.fold_in(key, len(leaves))
-        drawn = _normal_of_small_leaves(subkey, [leaves[n] for n in small])
+        drawn = _normal_of_small_leaves(subkey, when, [leaves[n] for n in small])
         pieces = dict(zip(small, drawn, strict=True))
 
     def of(n, leaf):
@@ -163,7 +170,7 @@ def map_normal(key: jax.Array, function: Callable, tree: PyTree, *rest: PyTree) 
     return jax.tree.unflatten(structure, [of(n, leaf) for n, leaf in enumerate(leaves)])
 
 
-def random_normal(key: jax.Array, like: PyTree) -> PyTree:
+def random_normal(key: jax.Array, like: PyTree, when: jax.Array | bool = True) -> PyTree:
     """Independent standard normal entries in the shape of a tree.
 
     The draw depends on the key and the shapes of the tree, not on how it is sharded. A leaf is
@@ -172,12 +179,13 @@ def random_normal(key: jax.Array, like: PyTree) -> PyTree:
     Args:
       key: one typed key.
       like: the tree to imitate. Leaves that are not floating become zeros of their own type.
+      when: where not, nobody wants the noise, and it may be zero.
 
     >>> noise = random_normal(jax.random.key(0), {"w": jnp.zeros((2, 3), jnp.bfloat16)})
     >>> noise["w"].shape, noise["w"].dtype
     ((2, 3), dtype('float32'))
     """
-    return map_normal(key, lambda noise, leaf: noise, like)
+    return map_normal(key, when, lambda noise, leaf: noise, like)
 
 
 def random_direction(key: jax.Array, like: PyTree) -> PyTree:

@@ -102,7 +102,8 @@ def test_noise_goes_where_it_is_asked_for(monkeypatch):
     expected = trees.random_normal(key, tree)
 
     def made(tree):
-        return trees.map_normal(key, lambda noise, x, y: x + 2 * noise + y, tree, tree)
+        yes = jnp.array(True)
+        return trees.map_normal(key, yes, lambda noise, x, y: x + 2 * noise + y, tree, tree)
 
     alone = jax.vmap(made)(jax.tree.map(lambda x: jnp.asarray(x)[None], tree))
     for drawn in (made(tree), jax.jit(made)(tree), alone):
