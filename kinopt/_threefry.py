@@ -34,6 +34,7 @@ def is_threefry(dtype: Any) -> bool:
     return dtype.name == f"key<{threefry_prng_impl.tag}>"
 
 
+@jax.jit
 def block(
     key: Sequence[Word] | Array, counter: Sequence[Word]
 ) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
