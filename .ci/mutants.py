@@ -84,14 +84,14 @@ FAULTS = {
         ("jnp.sum(jnp.abs(m), axis=1),", "jnp.sum(m, axis=1),"),
         ("c / jnp.where(norm > 0, norm, 1)", "c / jnp.where(norm > 1, norm, 1)"),
         ("(neurons - 1.0), 1.0)", "neurons, 1.0)"),
-        ("met.brake.T + itself[None] * g.T if self_term", "met.brake.T if self_term"),
+        ("brake + itself * g if self_term", "brake if self_term"),
         ("jnp.sign(me.w.inverse_norm * me.g.inverse_norm)", "jnp.ones(len(g), g.dtype)"),
         ("met.row_norms + itself if", "met.row_norms if"),
         (
             "jnp.where(itself, 0, cos_w * cosines(mine.g, other.g))",
             "cos_w * cosines(mine.g, other.g)",
         ),
-        ("jnp.where(c == 0, g.T, g.T - c * brake)", "(g.T - c * brake)"),
+        ("jnp.where(c == 0, g, g - c * whole)", "g - c * whole"),
         ("gain, pair_effect = c * norm,", "gain, pair_effect = norm,"),
     ),
     "collisions/hard.py": (
@@ -102,8 +102,8 @@ FAULTS = {
         ),
         ("(features**0.5 if", "(features if"),
         ("w_scale / (", "1 / ("),
-        ("change.T * (1 / of_g.unit)", "change.T"),
-        ("squared_ratio(change.T, of_g, crowd)", "squared_ratio(after, of_g, crowd)"),
+        ("change * (1 / of_g.unit)", "change"),
+        ("squared_ratio(change, of_g._r", "squared_ratio(g, of_g._r"),
     ),
     "collisions/partners.py": (
         (
@@ -149,7 +149,7 @@ FAULTS = {
         ("([dg, -dg])", "([dg, dg])"),
         ("(n <= total)", "(n <= total + 1)"),
         ("return done < total", "return done + chunk <= total"),
-        ("* g_rows.T) / 2)", "* g_rows.T))"),
+        ("(ag - d * g) / 2", "ag - d * g"),
         ("jnp.uint32(1) == 1) == (i < j)", "jnp.uint32(1) == 1)"),
         ("pool_rows(key, n * size, size, g", "pool_rows(key, 0, size, g"),
         ("(i[:, None] + j[None]) % neurons", "(j[None] + 0 * i[:, None]) % neurons"),
@@ -198,7 +198,7 @@ FAULTS = {
     ),
     "collisions/rows.py": (
         ("kinopt/collisions/rows.py tests/test_rows.py", *ROWS),
-        ("columns * (1 / divisor)[None]", "columns"),
+        ("jnp.multiply, x, (1 / divisor)[:, None]", "jnp.add, x, 0 * divisor[:, None]"),
         ("jnp.where(is_zero, -jnp.inf, -_power", "(-_power"),
         ("jnp.where(smallest == jnp.inf, 1, smallest)", "smallest"),
         ("jnp.square(divisor * unit) * squared", "jnp.square(unit) * squared"),
@@ -209,6 +209,8 @@ FAULTS = {
     ),
     "collisions/crowd.py": (
         ("tests/test_crowd.py", "tests/test_devices.py"),
+        ("return reduce(function(*arrays), axis=1)", "return reduce(function(*arrays), axis=0)"),
+        ("for x in arrays)).T", "for x in arrays))"),
         ('jnp.maximum if name.startswith("max_") else jnp.add', "jnp.add"),
         ("self.over_neurons(jnp.max(x), jax.lax.pmax)", "jnp.max(x)"),
         (
@@ -227,9 +229,9 @@ FAULTS = {
             "every_k'",
             *LEAVES[1:],
         ),
-        ("jnp.where(finite, after.T, given.T).T", "after"),
+        ("jnp.where(finite, x, old)", "x"),
         ("jnp.where(finite, seen, 0)", "seen"),
-        ("jnp.sum(~rounded.T)) == 0", "jnp.sum(~rounded.T)) >= 0"),
+        ("jnp.sum(lost)) == 0", "jnp.sum(lost)) >= 0"),
         ("count % scheme.every == 0", "count % scheme.every == 1"),
         ("fold(named, count, number)", "fold(named, count, 0)"),
         ("fold(named, count, number)", "fold(named, 0, number)"),

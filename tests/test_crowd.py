@@ -134,3 +134,19 @@ def test_items_are_shared_out_once_and_found_again(items):
         assert sorted(mine[:, y][unique[:, y]].tolist()) == list(range(items))
     np.testing.assert_array_equal(found, np.broadcast_to(10 * np.arange(items)[::-1], found.shape))
     np.testing.assert_array_equal(rows, np.broadcast_to(X[:items][::-1], rows.shape))
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_how_a_layer_lies_changes_no_number(by_rows):
+    crowd, rng = Crowd(by_rows=by_rows), np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=(3, 4)), jnp.float32) for _ in range(2))
+    of_row, of_column = x[:, :1], y[:1]
+
+    def function(x, y, of_row, of_column):
+        return x * y + of_row - of_column
+
+    found = crowd.entrywise(function, x, y, of_row, of_column)
+    np.testing.assert_allclose(found, function(x, y, of_row, of_column), rtol=1e-6)
+    found = crowd.per_neuron(jnp.sum, jnp.multiply, x, of_column)
+    np.testing.assert_allclose(found, np.sum(x * of_column, axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(jax.jit(crowd.laid)(x), x)

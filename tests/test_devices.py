@@ -203,7 +203,9 @@ def test_a_sharding_without_its_mesh_is_refused():
 
 MEMORY = {
     "soft": (SOFT(), 0.2, 0.3),
-    "soft, cells": (SOFT(cell_size=64), 0.2, 0.2),
+    # One device alone holds two leaves here, one of eight two thirds of one: its cells, and what it
+    # fetches for them.
+    "soft, cells": (SOFT(cell_size=64), 0.35, 0.3),
     "hard": (HARD(), 0.2, 0.3),
     # Features: 10 MB of 39 without fusion emitters on jax 0.10, and of 47 with them.
     "hard, cells": (HARD(cell_size=64), 0.2, 0.27),

@@ -22,7 +22,7 @@ from kinopt.collisions.partners import (
     points,
     squared_distances,
 )
-from kinopt.collisions.rows import centred, in_columns, quotient, row_lengths, square_root
+from kinopt.collisions.rows import centred, quotient, row_lengths, square_root
 from kinopt.collisions.scattering import (
     factor_rows,
     laplacian_drift,
@@ -142,7 +142,7 @@ def collide_all_pairs(
             accepted, g_r, _ = look(mine, other)
             a = weight(mine.degree[:, None], other.degree[None])
             a = jnp.where(accepted, a, 0)
-            drift = laplacian_drift(a, mine.g.rows, other.g.rows)
+            drift = laplacian_drift(a, mine.g.rows, other.g.rows, crowd)
             if not scatters:
                 return _Moved(drift, None)
             strength = a * restitution * g_r / (2 * features**0.5)
@@ -156,7 +156,7 @@ def collide_all_pairs(
                 return moved.drift
             if pool is None:
                 return moved.drift + noise_of_factor(key, moved.factor, gas.g, crowd)
-            return moved.drift + in_columns(moved.factor @ pool)
+            return moved.drift + crowd.laid(moved.factor @ pool)
 
         # A factor and its signs take several times the memory of a look.
         return crowd.in_smaller_blocks(len(gas.g), 8).meet(how, me, then)

@@ -107,7 +107,7 @@ def in_cells(
         (order[split:].reshape(-1, size), keys[larger:]),
     ]
     here = crowd.numbers(g)
-    within = crowd._replace(neuron_axes=(), rows=None)
+    within = crowd._replace(neuron_axes=(), rows=None, by_rows=True)
     rows = in_rows(w, g)
     after, collected = g, []
     for members, group_keys in groups:

@@ -36,6 +36,7 @@ class Crowd(NamedTuple):
     rows: Int[Array, " neurons"] | None = None  # which neurons are here; None: all of them
     columns: Int[Array, " features"] | None = None  # which features
     block_size: int | None = None  # rows of N x N matrices in memory at once; None: by size
+    by_rows: bool = False  # neighbours in memory are features, not neurons as in a Flax kernel
 
     @property
     def num_parts(self) -> int:
@@ -86,6 +87,26 @@ class Crowd(NamedTuple):
         # JAX keeps account of the axes over which a number varies, and takes all of them or none.
         nothing = sum(jax.lax.axis_index(name) for name in names) * 0
         return jax.lax.pmax(flag.astype(jnp.int32) + nothing, names) > 0
+
+    def entrywise(self, function: Callable[..., Array], *arrays: Array) -> Array:
+        """A function of arrays [neurons or 1, features or 1], told in the order of memory.
+
+        XLA takes an expression's axes as they are told, and copies what lies otherwise, pass by
+        pass: for a layer of 1000 x 2048 that is a third of the time.
+        """
+        if self.by_rows:
+            return function(*arrays)
+        return function(*(x.T for x in arrays)).T
+
+    def per_neuron(self, reduce: Callable, function: Callable[..., Array], *arrays: Array) -> Array:
+        """`reduce` over the features of `function(*arrays)`, likewise; here alone."""
+        if self.by_rows:
+            return reduce(function(*arrays), axis=1)
+        return reduce(function(*(x.T for x in arrays)), axis=0)
+
+    def laid(self, x: Array) -> Array:
+        """What a product made, laid in memory in that order: XLA lays it in rows, unless asked."""
+        return x if self.by_rows else jax.lax.optimization_barrier(x.T).T
 
     def over_all(self, x: Array, reduce: Callable = jax.lax.psum) -> Array:
         """The same over all devices that share the layer."""

@@ -88,7 +88,8 @@ def words(
     first, second = _two_words(key)
     first, second = first + jnp.asarray(i, first.dtype), second + jnp.asarray(j, first.dtype)
     place = jnp.arange(number) if places is None else places
-    return word(*block((first, second), (place, jnp.full(place.shape, purpose))), bits)
+    x, y = block((first, second), (place, jnp.full(place.shape, purpose)))
+    return word(x, y, bits)
 
 
 def normals(

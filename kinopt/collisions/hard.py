@@ -92,7 +92,7 @@ def hard_law(
     if neurons == 1:  # a cell may hold one; it has no partner
         zero = jnp.zeros((), w.dtype)
         return g, HardStats(zero, zero, zero, zero)
-    w_scale, of_g = binary_scale(w.T, crowd), scales(g, crowd)
+    w_scale, of_g = binary_scale(w, crowd), scales(g, crowd)
     unit = w_scale / (features**0.5 if distance == "rms" else 1.0)
     gas = Gas(w, g, 1 / w_scale, of_g.unit, unit)
     c = jnp.asarray(coll_coef, w.dtype)
@@ -109,8 +109,14 @@ def hard_law(
             scatter,
             crowd,
         )
-    # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
-    change = change.T * (1 / of_g.unit)
-    after = jnp.where(change == 0, g.T, g.T + change).T
+
+    def moved(g: Array, change: Array) -> Array:
+        # Where nothing happens not a bit changes: g + 0 would turn -0 into 0.
+        return jnp.where(change == 0, g, g + change * (1 / of_g.unit))
+
+    # The change is in the unit of g, and that of a matching lies in rows.
+    lies = crowd._replace(by_rows=crowd.by_rows or combine == "matching")
+    effect = squared_ratio(change, of_g._replace(unit=jnp.ones_like(of_g.unit)), lies)
     fraction, mean_cosine, max_cosine = seen
-    return after, HardStats(fraction, squared_ratio(change.T, of_g, crowd), mean_cosine, max_cosine)
+    after = crowd.entrywise(moved, g, change)
+    return after, HardStats(fraction, effect, mean_cosine, max_cosine)

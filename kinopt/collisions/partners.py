@@ -79,7 +79,7 @@ class Points(NamedTuple):
 
 def points(rows: Neurons, crowd: Crowd = WHOLE) -> Points:
     """Such rows, whose squares are summed up once."""
-    return Points(rows, crowd.over_features(jnp.sum(jnp.square(rows.T), axis=0)))
+    return Points(rows, crowd.over_features(crowd.per_neuron(jnp.sum, jnp.square, rows)))
 
 
 def squared_distances(a: Points, b: Points, crowd: Crowd = WHOLE) -> Float[Array, "a b"]:
@@ -104,7 +104,7 @@ def closing_speeds(
     """(w_i - w_j).(g_i - g_j): positive where neurons that move along -g approach each other."""
 
     def inner(w: Points, g: Points) -> Array:
-        return jnp.sum(w.rows.T * g.rows.T, axis=0)
+        return crowd.per_neuron(jnp.sum, jnp.multiply, w.rows, g.rows)
 
     own = inner(w, g)[:, None] + inner(other_w, other_g)[None]
     return crowd.over_features(own - w.rows @ other_g.rows.T - g.rows @ other_w.rows.T)

@@ -116,9 +116,10 @@ def collide_leaves(
             seen = measured.of_slice(after, given, seen, crowd)
             finite = jnp.all(jnp.isfinite(seen))  # the energy has seen every entry of `after`
             if jnp.finfo(g.dtype).max < jnp.finfo(dtype).max:
-                rounded = jnp.isfinite(after.astype(g.dtype))
-                finite &= crowd.over_all(jnp.sum(~rounded.T)) == 0
-            return jnp.where(finite, after.T, given.T).T, jnp.where(finite, seen, 0), ~finite
+                lost = crowd.entrywise(lambda x: ~jnp.isfinite(x.astype(g.dtype)), after)
+                finite &= crowd.over_all(jnp.sum(lost)) == 0
+            after = crowd.entrywise(lambda x, old: jnp.where(finite, x, old), after, given)
+            return after, jnp.where(finite, seen, 0), ~finite
 
         if num_slices == 1:  # a vmap over one slice would still turn branches into selects
             after, seen, skipped = (x[None] for x in one(ws[0], gs[0], slice_numbers[0]))

@@ -55,6 +55,7 @@ class Placement(NamedTuple):
                 self._names(features),
                 self._numbers(leaf.shape, neurons) if self._names(neurons) else None,
                 self._numbers(leaf.shape, features) if self._names(features) else None,
+                by_rows=len(leaf.shape) - 1 not in neurons,
             ),
             self._numbers(leaf.shape, order.batch),
             math.prod(leaf.shape[a] for a in order.batch),

@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Float, Int
 from kinopt._typing import Neurons, Number
 from kinopt.collisions.crowd import WHOLE, Crowd, varying_like
 from kinopt.collisions.draws import DIRECTION, POOL, SIGN, normals, words
-from kinopt.collisions.rows import in_columns, square_root
+from kinopt.collisions.rows import square_root
 
 __all__ = [
     "factor_rows",
@@ -173,7 +173,10 @@ def pairs_per_chunk(candidates: int, features: int, platform: str) -> int:
 
 
 def laplacian_drift(
-    a: Float[Array, "rows neurons"], g_rows: Float[Array, "rows features"], g: Neurons
+    a: Float[Array, "rows neurons"],
+    g_rows: Float[Array, "rows features"],
+    g: Neurons,
+    crowd: Crowd = WHOLE,
 ) -> Float[Array, "rows features"]:
     """Rows of -L G / 2 for the graph with weights a_ij.
 
@@ -183,7 +186,8 @@ def laplacian_drift(
     Array([[2.],
            [2.]], dtype=float32)
     """
-    return ((in_columns(a @ g).T - jnp.sum(a, axis=1)[None] * g_rows.T) / 2).T
+    degrees = jnp.sum(a, axis=1)[:, None]
+    return crowd.entrywise(lambda ag, d, g: (ag - d * g) / 2, crowd.laid(a @ g), degrees, g_rows)
 
 
 def factor_rows(

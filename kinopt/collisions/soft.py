@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from kinopt._typing import Neurons, Scalar
 from kinopt.collisions.crowd import WHOLE, Crowd
-from kinopt.collisions.rows import Directions, directions, in_columns, scales, squared_ratio
+from kinopt.collisions.rows import Directions, directions, scales, squared_ratio
 
 __all__ = ["Alike", "SoftGradientStats", "SoftStats", "soft_law"]
 
@@ -111,7 +111,7 @@ def soft_law(
         m = jnp.where(itself, 0, cos_w * cosines(mine.g, other.g))
         pairs = jnp.where(itself, 0, jnp.abs(cos_w))
         return _Met(
-            in_columns(m @ other.gradient),
+            crowd.laid(m @ other.gradient),
             jnp.sum(jnp.abs(m), axis=1),
             jnp.sum(pairs, axis=1),
             jnp.max(pairs, axis=1),
@@ -123,8 +123,12 @@ def soft_law(
     c = jnp.asarray(1 / neurons if coll_coef is None else coll_coef, w.dtype)
     if normalize:
         c = c / jnp.where(norm > 0, norm, 1)
-    brake = met.brake.T + itself[None] * g.T if self_term else met.brake.T
-    after = jnp.where(c == 0, g.T, g.T - c * brake).T  # g - 0 would turn -0 into 0
+
+    def braked(g: Array, brake: Array, itself: Array) -> Array:
+        whole = brake + itself * g if self_term else brake
+        return jnp.where(c == 0, g, g - c * whole)  # g - 0 would turn -0 into 0
+
+    after = crowd.entrywise(braked, g, met.brake, itself[:, None])
     gain, pair_effect = c * norm, squared_ratio(c * met.brake, of_g, crowd)
     if not looks_at_weights:
         return after, SoftGradientStats(gain, pair_effect)
