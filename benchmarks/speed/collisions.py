@@ -39,6 +39,8 @@ __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 PRODUCTS = "three matrix products"
 
+NEURONS_FIRST = kinopt.NeuronAxes(output_axis=0)
+
 Shape = tuple[int, int]
 
 
@@ -103,6 +105,15 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     }
     names = s.schemes or tuple(schemes)
     yield from _rows(done, "schemes", layer, {n: schemes[n] for n in names}, s.num_turns)
+    first = {"neuron_axes": NEURONS_FIRST}
+    lying = {
+        "soft": soft(0.1, **first),
+        "soft, random cells": soft(0.1, cell_size=size, **first),
+        "hard, no scattering": hard(few, restitution=0, **first),
+        "hard, matching": hard(few, combine="matching", **first),
+    }
+    turned = _Layer(s.shape, s.seed, neurons_first=True)
+    yield from _rows(done, "neurons first", turned, lying, s.num_turns)
     large = {
         "soft": soft(0.1),
         "soft, random cells": soft(0.1, cell_size=size),
@@ -156,16 +167,21 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
 
 
 class _Layer:
-    """Weights and gradients of a Flax kernel, whose neurons are last."""
+    """Weights and gradients of a Flax kernel, whose neurons are last, or of an Equinox layer."""
 
-    def __init__(self, shape: Shape, seed: int, dtype: str = "float32"):
+    def __init__(
+        self, shape: Shape, seed: int, dtype: str = "float32", neurons_first: bool = False
+    ):
         """Draws them."""
+        self.neurons_first = neurons_first
         self.neurons, self.features = shape
         keys = jax.random.split(jax.random.key(seed))
         kernel = self.features, self.neurons
         weights = jax.random.normal(keys[0], kernel) / self.features**0.5
         self.weights = weights.astype(dtype)
         self.gradients = jax.random.normal(keys[1], kernel).astype(dtype)
+        if neurons_first:
+            self.weights, self.gradients = self.weights.T, self.gradients.T
 
     def coefficient(self, fraction: float) -> float:
         """The coll_coef at which about this share of all pairs collides (Eq. 7, RMS distance)."""
@@ -181,6 +197,8 @@ class _Layer:
 
     def products(self, updates, state, params):
         """What no soft law can do without, a block of rows at a time where all are too many."""
+        if self.neurons_first:
+            return ((params @ params.T) * (updates @ updates.T)) @ updates, state
         rows = self.neurons if self.neurons <= 4096 else 512
 
         def block(start):
