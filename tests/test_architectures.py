@@ -82,6 +82,7 @@ def test_the_axes_are_those_of_flax():
     assert not any("bias" in name for name in sizes)
 
 
+@pytest.mark.slow
 def test_muon_turns_matrices_and_leaves_the_rest_to_adam():
     """The update of a matrix is nearly orthogonal; Adam's first is alike in all entries."""
     params = jax.tree.map(lambda x: x, PARAMS) | {"hidden": {"kernel": jnp.eye(4, 3) + 0.3}}
@@ -116,6 +117,7 @@ def test_a_transformer_does_not_look_ahead():
     assert changed.tolist() == [False] * 3 + [True] * 3
 
 
+@pytest.mark.slow
 def test_held_out_characters_are_not_trained_on():
     task = tasks.TASKS["characters"]()
     starts = [task.batch(jax.random.key(n)) for n in range(3)]

@@ -70,6 +70,7 @@ def drawn_weights() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.slow
 def test_the_encoder_is_bert(tmp_path, monkeypatch, drawn):
     """Random weights need no download; the pretrained ones are checked where they are installed."""
     safetensors = pytest.importorskip("safetensors.numpy")

@@ -41,6 +41,7 @@ def test_samples_have_the_moments_of_their_density(name, which):
     assert np.all(np.abs(np.cov(x.T) - covariance) < 4 * scale * np.sqrt(3 / number))
 
 
+@pytest.mark.slow
 def test_the_judge_is_a_cross_entropy_and_the_logits():
     """A network that knows nothing has the entropy of a coin."""
     task = ratios.task_of(ratios.PROBLEMS["shift"])

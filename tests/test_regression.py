@@ -32,6 +32,7 @@ def test_the_regression_is_judged_by_friedman_s_function():
     assert judged < chosen < -0.5
 
 
+@pytest.mark.slow
 def test_log_ratios_are_judged_by_their_truth():
     task = regression.TASKS["shift"]()
     params = jax.tree.map(jnp.zeros_like, task.init(jax.random.key(0)))
