@@ -39,8 +39,6 @@ __all__ = ["PRESETS", "Settings", "headline", "plot", "run", "table"]
 
 PRODUCTS = "three matrix products"
 
-NEURONS_FIRST = kinopt.NeuronAxes(output_axis=0)
-
 Shape = tuple[int, int]
 
 
@@ -105,12 +103,12 @@ def run(settings: Settings, done: Done = NOTHING) -> Iterator[Row]:
     }
     names = s.schemes or tuple(schemes)
     yield from _rows(done, "schemes", layer, {n: schemes[n] for n in names}, s.num_turns)
-    first = {"neuron_axes": NEURONS_FIRST}
+    first = kinopt.NeuronAxes(output_axis=0)
     lying = {
-        "soft": soft(0.1, **first),
-        "soft, random cells": soft(0.1, cell_size=size, **first),
-        "hard, no scattering": hard(few, restitution=0, **first),
-        "hard, matching": hard(few, combine="matching", **first),
+        "soft": soft(0.1, neuron_axes=first),
+        "soft, random cells": soft(0.1, cell_size=size, neuron_axes=first),
+        "hard, no scattering": hard(few, restitution=0, neuron_axes=first),
+        "hard, matching": hard(few, combine="matching", neuron_axes=first),
     }
     turned = _Layer(s.shape, s.seed, neurons_first=True)
     yield from _rows(done, "neurons first", turned, lying, s.num_turns)
