@@ -34,7 +34,7 @@ __all__ = [
 
 
 SMALL_LEAF = 2**16
-"""Leaves of at most so many entries share one draw: a generator takes a second to compile."""
+"""Leaves of at most so many entries share one draw: each is one more program to compile."""
 
 
 def accumulator_dtype(*arrays) -> jnp.dtype:
